@@ -1,0 +1,17 @@
+"""The errors a user can cause, so that a caller can tell them from faults of ours."""
+
+
+class OtregError(Exception):
+    """Base of every error that otreg raises on purpose."""
+
+
+class InputError(OtregError, ValueError):
+    """Bad input: a file, shape or setting that cannot be used.
+
+    The message is one line that names what is wrong and what to do about it. The command line prints it as it
+    stands and exits with code 2.
+    """
+
+
+class NotInvertibleError(OtregError, ArithmeticError):
+    """A map folds at the points asked for, so it has no inverse there."""
