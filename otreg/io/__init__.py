@@ -1,0 +1,1 @@
+"""Reading and writing surfaces, point clouds and landmarks."""

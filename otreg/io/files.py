@@ -1,0 +1,53 @@
+"""Files as a whole: writing without halves, opening what may be compressed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from otreg.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to, which becomes ``path`` when the block ends well.
+
+    The temporary file lies in the same folder and ends in the same name, so that writers which look at the suffix
+    choose the same format and the final rename cannot cross file systems. When the block raises, the temporary file
+    is removed and an older file at ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file to write.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write. Nothing exists there yet.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or cannot be written to, or ``path`` is a folder.
+    """
+    target = Path(path)
+    folder = target.parent
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; give the name of a file to write")
+    if not folder.is_dir():
+        raise InputError(f"{target}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{target}: the folder {folder} cannot be written to; choose another one")
+    # The full name comes last: "lh.pial" and "x.gii.gz" keep every suffix.
+    temporary = folder / f".{secrets.token_hex(4)}.{target.name}"
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: could not be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
