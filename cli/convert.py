@@ -1,0 +1,132 @@
+"""``otreg convert``: another format, frame or unit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from otreg.errors import InputError
+
+from .errors import warn
+from .files import check_output_file, read_shape, write_shape
+from .options import PATH
+from .output import echo, fields
+
+if TYPE_CHECKING:
+    from otreg.surface import Landmarks, Surface
+
+FRAMES = ("RAS", "LPS", "tkRAS")
+
+
+@click.command(short_help="Write a surface or landmarks in another format, frame or unit.")
+@click.argument("input", metavar="IN", type=PATH)
+@click.argument("output", metavar="OUT", type=PATH)
+@click.option(
+    "--frame",
+    type=click.Choice(FRAMES),
+    help="Frame to convert to. RAS and LPS differ in the signs of x and y; tkRAS (FreeSurfer) is RAS less "
+    "the file's c_ras.",
+)
+@click.option(
+    "--from-frame", type=click.Choice(FRAMES), help="Frame that IN is in, where the file itself does not say."
+)
+@click.option(
+    "--scale",
+    type=float,
+    metavar="FACTOR",
+    help="Multiply coordinates, for instance by 1000 from metres to millimetres.",
+)
+@click.option(
+    "--repair", is_flag=True, help="Drop points that are not finite, where they are few (else: refuse)."
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def convert(
+    input: Path,
+    output: Path,
+    frame: str | None,
+    from_frame: str | None,
+    scale: float | None,
+    repair: bool,
+    quiet: bool,
+) -> None:
+    """Write IN as OUT, in the format that OUT's suffix names.
+
+    Points keep their order. Between RAS and LPS, vectors on points (floating, three components, not called a
+    colour) turn with them. What OUT's format cannot hold is named in a warning.
+
+    \b
+    Examples
+      otreg convert lh.pial lh.vtk --frame RAS
+      otreg convert scan-in-metres.obj scan.ply --scale 1000
+      otreg convert landmarks.fcsv landmarks.csv
+    """
+    check_output_file(output, [input])
+    shape = read_shape(input, repair=repair)
+    try:
+        shape = _transformed(shape, frame, from_frame, scale)
+    except InputError as error:
+        raise InputError(f"{input}: {error}") from None
+    write_shape(shape, output)
+    if quiet:
+        return
+    for line in _lost(shape, output):
+        warn(f"{output}: {line}")
+    echo(
+        fields([("written", str(output)), ("points", f"{len(shape):,}"), ("frame", shape.frame or "unknown")])
+    )
+
+
+def _transformed(
+    shape: Surface | Landmarks, frame: str | None, from_frame: str | None, scale: float | None
+) -> Surface | Landmarks:
+    from otreg.frames import convert_frame, scale_units
+
+    if from_frame is not None:
+        if shape.frame not in (None, from_frame):
+            raise InputError(
+                f"the file says that it is in {shape.frame}, not in {from_frame}; leave out --from-frame"
+            )
+        shape = dataclasses.replace(shape, frame=from_frame)
+    if frame is not None:
+        if shape.frame is None:
+            raise InputError("the file does not say which frame it is in; say it with --from-frame")
+        shape = convert_frame(shape, frame)
+    return shape if scale is None else scale_units(shape, scale)
+
+
+def _lost(shape: Surface | Landmarks, output: Path) -> list[str]:
+    """Say what the file does not hold, by reading it back: no table of formats could be out of date."""
+    from otreg.surface import Landmarks, Surface
+
+    back = read_shape(output)
+    lost = []
+    if isinstance(shape, Landmarks) or isinstance(back, Landmarks):
+        if isinstance(shape, Landmarks) and isinstance(back, Landmarks) and shape.names != back.names:
+            lost.append("this format does not keep the landmarks' names")
+    else:
+        lost += _lost_of_surface(shape, back)
+    if shape.frame is not None and back.frame != shape.frame:
+        lost.append(f"this format does not say that the coordinates are in {shape.frame}")
+    if isinstance(shape, Surface) and len(back) != len(shape):
+        lost.append(f"this format merges points that coincide: {len(shape):,} became {len(back):,}")
+    return lost
+
+
+def _lost_of_surface(shape: Surface, back: Surface) -> list[str]:
+    lost = []
+    if shape.has_triangles and not back.has_triangles:
+        lost.append("this format does not keep triangles")
+    missing = [name for name in shape.point_data if name not in back.point_data]
+    if missing:
+        lost.append(f"this format does not keep the point data {', '.join(missing)}")
+    without_names = [
+        name for name in shape.label_names if name not in missing and name not in back.label_names
+    ]
+    if without_names:
+        lost.append(f"this format does not keep the names of the labels {', '.join(without_names)}")
+    if shape.landmarks is not None and back.landmarks is None:
+        lost.append("this format does not keep landmarks")
+    return lost

@@ -1,0 +1,42 @@
+"""Ctrl-C during long work: the first asks it to finish its step, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from .errors import say
+
+
+class Interruption:
+    """Catch SIGINT while a ``with`` block runs.
+
+    An instance is the ``stop`` callable that :func:`otreg.registration.register` polls: it returns True once
+    the user has pressed Ctrl-C. A second Ctrl-C raises KeyboardInterrupt wherever the program is.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> Interruption:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        say("stopping after this step, keeping the best so far (Ctrl-C again: stop now, write nothing)")

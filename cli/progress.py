@@ -1,0 +1,99 @@
+"""One line of progress on stderr, only where a person is looking at it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Protocol, TextIO
+
+
+class Event(Protocol):
+    """What :func:`otreg.registration.register` reports after each step."""
+
+    stage: str
+    step: int
+    steps: int
+    distance: float | None
+    elapsed: float
+    remaining: float | None
+
+
+class ProgressLine:
+    """A line that rewrites itself: stage, bar, step, distance and time left.
+
+    Parameters
+    ----------
+    stream : text stream, default stderr
+        Written to only if it is a terminal.
+    quiet : bool
+        Write nothing at all.
+    interval : float
+        Least time between two drawings, in seconds; a slow terminal must not slow the work.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, interval: float = 0.1) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.active = not quiet and self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.interval = interval
+        self._drawn_at = -float("inf")
+        self._stage = ""
+
+    def __call__(self, event: Event) -> None:
+        if not self.active:
+            return
+        now = time.monotonic()
+        if event.stage == self._stage and now - self._drawn_at < self.interval:
+            return
+        self._stage, self._drawn_at = event.stage, now
+        self._write("\r\x1b[K" + format_event(event, self._width() - 1))
+
+    def message(self, text: str) -> None:
+        """Show what happens while no step is counted, for instance reading files."""
+        if self.active:
+            self._write("\r\x1b[K" + text[: self._width() - 1])
+
+    def clear(self) -> None:
+        """Remove the line, so that what follows starts on a clean one."""
+        if self.active:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:  # the terminal is gone; the work goes on
+            self.active = False
+
+    def _width(self) -> int:
+        try:
+            return max(os.get_terminal_size(self.stream.fileno()).columns, 20)
+        except (OSError, ValueError):
+            return 80
+
+
+def format_event(event: Event, width: int = 79) -> str:
+    """Write one event as a line of at most ``width`` characters."""
+    done = min(max(event.step / event.steps, 0.0), 1.0) if event.steps else 0.0
+    bar_width = 20 if width >= 70 else 8
+    filled = round(done * bar_width)
+    parts = [
+        f"{event.stage:<12s}",
+        "[" + "#" * filled + "." * (bar_width - filled) + "]",
+        f"{event.step}/{event.steps}",
+    ]
+    if event.distance is not None:
+        parts.append(f"distance {event.distance:.4g}")
+    if event.remaining is not None:
+        parts.append(f"{format_seconds(event.remaining)} left")
+    else:
+        parts.append(format_seconds(event.elapsed))
+    return "  ".join(parts)[:width]
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as ``12 s`` or ``3:05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min"
