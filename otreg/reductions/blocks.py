@@ -1,0 +1,63 @@
+"""The readable engine: plain torch over chunks of rows, in place. The reference for the others, and the fallback.
+
+An engine is a module with one function ``log_sum_exp_mean``; see :func:`log_sum_exp_mean` here for what it promises.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PAIRS_AT_ONCE = 1 << 20
+"""Pairs held in memory at a time: 4 MB of float32, which stays in the cache of most machines."""
+
+
+def log_sum_exp_mean(
+    x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Reduce ``s_ij = h_j - |x_i - y_j|² / (2 eps)`` over j.
+
+    Parameters
+    ----------
+    x, y : Tensor, shapes (N, D) and (M, D)
+        Points of one floating dtype on one device.
+    h : Tensor, shape (M,), float64
+        Log-weights; ``-inf`` leaves a point out.
+    eps : float
+        Squared blur, positive.
+    values : Tensor, shape (M, V), optional
+        What to average, of the dtype of the points.
+
+    Returns
+    -------
+    log_sum : Tensor, shape (N,), float64
+        ``log Σ_j exp(s_ij)``; ``-inf`` for a row with nothing to sum.
+    mean : Tensor, shape (N, V), or None
+        ``Σ_j exp(s_ij) v_j / Σ_j exp(s_ij)``, in the dtype of the points; 0 for a row with nothing to sum.
+    """
+    count, channels = len(x), 0 if values is None else values.shape[1]
+    log_sum = torch.empty(count, dtype=torch.float64, device=x.device)
+    mean = None if values is None else x.new_zeros(count, channels)
+    if len(y) == 0:
+        return log_sum.fill_(-torch.inf), mean
+    bias = h.to(x.dtype)
+    rows = max(1, PAIRS_AT_ONCE // len(y))
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        scores = squared_distances(x[part], y).mul_(-0.5 / eps).add_(bias)
+        top = scores.amax(dim=1, keepdim=True)
+        top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+        weights = scores.sub_(top).exp_()
+        total = weights.sum(dim=1, keepdim=True)
+        log_sum[part] = (total.double().log() + top.double()).squeeze(1)
+        if mean is not None and values is not None:
+            mean[part] = (weights @ values) / total.clamp_min(torch.finfo(x.dtype).tiny)
+    return log_sum, mean
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """``|x_i - y_j|²`` as an (N, M) array, summed axis by axis: no cancellation, at the price of D passes."""
+    total = (x[:, :1] - y[:, 0]).square_() if x.shape[1] else x.new_zeros(len(x), len(y))
+    for axis in range(1, x.shape[1]):
+        total.add_((x[:, axis : axis + 1] - y[:, axis]).square_())
+    return total
