@@ -60,7 +60,7 @@ def run(command: Callable[[], int | None]) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except (click.Abort, KeyboardInterrupt):
-        say("stopped by the user; nothing was written")
+        say("stopped by Ctrl-C before it was done; nothing is half written")
         return ABORTED
     except click.UsageError as error:
         asked = error.ctx.command_path if error.ctx else "otreg"
