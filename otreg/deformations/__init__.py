@@ -1,0 +1,22 @@
+"""Maps of space: linear maps, splines, their composites and inverses, and the files that keep them.
+
+A map moves POINTS of MOVING into the space of FIXED. Every kind keeps the contract of :class:`Deformation`.
+"""
+
+from otreg.deformations.affine import Affine
+from otreg.deformations.base import Deformation
+from otreg.deformations.composite import Composite, compose
+from otreg.deformations.files import load_transform
+from otreg.deformations.inverse import InverseDeformation, InverseReport
+from otreg.deformations.spline import Spline
+
+__all__ = [
+    "Affine",
+    "Composite",
+    "Deformation",
+    "InverseDeformation",
+    "InverseReport",
+    "Spline",
+    "compose",
+    "load_transform",
+]
