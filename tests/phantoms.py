@@ -1,8 +1,8 @@
 """Shapes made by formula, and smooth invertible maps known exactly: truth for tests and for ``data/``.
 
 A phantom is a smooth image of the unit sphere (or of a part of it), so any number of vertices and any
-tessellation of it can be had. The moving and the fixed mesh get different tessellations; the map tells where a
-vertex belongs.
+tessellation of it can be had. The moving and the fixed mesh get different tessellations; the map tells where
+a vertex belongs.
 Nothing here imports otreg.
 """
 

@@ -1,0 +1,106 @@
+"""What is installed: a wheel built from the sources, looked into and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from a copy of the sources, since building leaves a folder behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "sources"
+    copy.mkdir()
+    for name in ("otreg", "cli"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    done = subprocess.run(
+        [*command, "-w", str(folder), str(copy)], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "otreg").rglob("*.py")}
+    expected |= {f"otreg_cli/{path.relative_to(ROOT / 'cli')}" for path in (ROOT / "cli").rglob("*.py")}
+    assert expected <= names
+    assert "otreg/py.typed" in names
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"otreg", "otreg_cli"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_wheel_installs_and_runs(wheel: Path, tmp_path: Path) -> None:
+    """Installed somewhere else, the program on the PATH is ours and answers."""
+    target = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(target), str(wheel)],
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert not (target / "cli").exists()
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    answer = subprocess.run(
+        [str(target / "bin" / "otreg"), "--version"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == f"otreg {PROJECT['version']}"
+    where = subprocess.run(
+        [sys.executable, "-c", "import otreg, otreg_cli; print(otreg.__file__, otreg_cli.__file__)"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.count(str(target)) == 2
+
+
+def test_nothing_named_cli_is_installed() -> None:
+    """The distribution that these tests run against brings no top-level package named cli."""
+    files = metadata.files("otreg") or []
+    assert not [str(file) for file in files if file.parts[0] == "cli"]
+
+
+def test_version_is_the_same_everywhere() -> None:
+    import otreg
+
+    assert otreg.__version__ == PROJECT["version"] == metadata.version("otreg")
+
+
+def test_lower_bounds_are_those_that_are_tested() -> None:
+    """pyproject.toml's minimum versions are the ones in .ci/minimum.txt."""
+
+    def trimmed(version: str) -> str:
+        return re.sub(r"(\.0)+$", "", version)
+
+    declared = {}
+    for requirement in PROJECT["dependencies"]:
+        found = re.fullmatch(r"([A-Za-z0-9_-]+)>=([0-9.]+)", requirement)
+        assert found, f"{requirement}: give a lower bound"
+        declared[found[1]] = trimmed(found[2])
+    lines = (ROOT / ".ci" / "minimum.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert declared == {name: trimmed(version) for name, version in pinned.items()}
