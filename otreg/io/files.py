@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,3 +53,30 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{target}: could not be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def load_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Whole content of a file, decompressed where it is gzip, whatever its name says.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is a folder, is empty, cannot be opened, or is damaged gzip.
+    """
+    source = Path(path)
+    try:
+        content = source.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{source}: no such file; check the name and the folder") from None
+    except IsADirectoryError:
+        raise InputError(f"{source}: is a folder; name a file in it") from None
+    except OSError as error:
+        raise InputError(f"{source}: cannot be opened ({error.strerror or error}); check the path") from None
+    if not content:
+        raise InputError(f"{source}: the file is empty; export or copy it again")
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            raise InputError(f"{source}: truncated or damaged gzip; copy or export it again") from None
+    return content
