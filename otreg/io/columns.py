@@ -1,19 +1,24 @@
-"""Point data as plain columns, for formats that know scalars only (PLY, tables)."""
+"""Point data on its way into files: plain columns, numbers that formats know, names and labels as text."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 AXES = ("x", "y", "z")
+LABEL_NAMES = "otreg_label_names"
+"""Field data (VTK) or comment (PLY) with label names as JSON: these formats have no place for them."""
 
 
 def split_columns(point_data: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDArray[Any]]]:
-    """Name and values of each component: ``v`` of shape (N, 3) gives ``v_x v_y v_z``, (N, k) ``v_0 … v_{k-1}``.
+    """Name and values of each component: ``v`` of shape (N, 3) gives ``v_x v_y v_z``, (N, k) ``v_0 …
+    v_{k-1}``.
 
     Names that would be taken for coordinates are percent-encoded.
     """
@@ -33,7 +38,7 @@ def split_columns(point_data: Mapping[str, NDArray[Any]]) -> list[tuple[str, NDA
 
 
 def join_columns(columns: Iterable[tuple[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Undo :func:`split_columns`: neighbours called ``v_x v_y v_z`` or ``v_0 v_1 …`` become one array ``v``."""
+    """Undo :func:`split_columns`: neighbours ``v_x v_y v_z`` or ``v_0 v_1 …`` become one array ``v``."""
     pairs = list(columns)
     joined: dict[str, NDArray[Any]] = {}
     place = 0
@@ -70,3 +75,31 @@ def _run_length(names: list[str]) -> int:
     while size < len(names) and names[size] == f"{base}_{size}":
         size += 1
     return size
+
+
+def encode_label_names(names: dict[str, dict[int, str]]) -> bytes:
+    """JSON text of label names."""
+    return json.dumps({key: {str(k): v for k, v in table.items()} for key, table in names.items()}).encode()
+
+
+def decode_label_names(text: bytes | str) -> dict[str, dict[int, str]]:
+    """Label names from their JSON text; none when it is damaged: names are no reason to refuse a file."""
+    try:
+        tables = json.loads(text)
+        return {str(key): {int(k): str(v) for k, v in table.items()} for key, table in tables.items()}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def encode_name(name: str) -> str:
+    """A name without blanks, percent-encoded as VTK does it."""
+    return quote(name or "data", safe="()[]{}<>+-*/=.,:;!?@#$^&|~")
+
+
+def plain_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
+    """Values in a type that formats know (bool -> uint8, half -> single); ``None`` if not real numbers."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
+    return values.astype(values.dtype.newbyteorder("=")) if values.dtype.kind in "iu" else None

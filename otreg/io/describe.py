@@ -29,13 +29,14 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Plain Python values, ready for JSON. Always ``path``, ``format`` and ``kind`` (``"mesh"``, ``"point cloud"``,
-        ``"landmarks"`` or ``"point data"``). For shapes ``points``, ``triangles``, ``bounds`` ([[x, y, z] of the
-        smallest, of the largest coordinates]), ``diameter`` (of the bounding box), ``frame``, ``area`` (``None`` for
-        a cloud), ``point_data`` (name -> shape, dtype, minimum, maximum), ``labels`` (name -> label -> count),
-        ``components``, ``boundary_edges``, ``non_manifold_edges``, ``duplicate_points``, ``unreferenced_points``,
-        ``degenerate_triangles`` (those five and ``components`` ``None`` where they make no sense), ``nan_points``,
-        ``ignored`` and, where known, ``c_ras`` and ``merged_corners``.
+        Plain Python values, ready for JSON. Always ``path``, ``format`` and ``kind`` (``"mesh"``, ``"point
+        cloud"``, ``"landmarks"`` or ``"point data"``). For shapes ``points``, ``triangles``, ``bounds`` ([[x,
+        y, z] of the smallest, of the largest coordinates]), ``diameter`` (of the bounding box), ``frame``,
+        ``area`` (``None`` for a cloud), ``point_data`` (name -> shape, dtype, minimum, maximum), ``labels``
+        (name -> label -> count), ``components``, ``boundary_edges``, ``non_manifold_edges``,
+        ``duplicate_points``, ``unreferenced_points``, ``degenerate_triangles`` (those five and ``components``
+        ``None`` where they make no sense), ``nan_points``, ``ignored`` and, where known, ``c_ras`` and
+        ``merged_corners``.
 
     Raises
     ------
@@ -175,7 +176,7 @@ def _point_data(surface: Surface) -> dict[str, dict[str, Any]]:
 
 
 def label_counts(surface: Surface) -> dict[str, dict[str, int]]:
-    """Points of each label, for point data with names and for integers of few values: name -> label -> count."""
+    """Points of each label, for data with names and integers of few values: name -> label -> count."""
     counted = {}
     for name, values in surface.point_data.items():
         names = surface.label_names.get(name)

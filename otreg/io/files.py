@@ -17,9 +17,9 @@ from otreg.errors import InputError
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes ``path`` when the block ends well.
 
-    The temporary file lies in the same folder and ends in the same name, so that writers which look at the suffix
-    choose the same format and the final rename cannot cross file systems. When the block raises, the temporary file
-    is removed and an older file at ``path`` stays as it was.
+    The temporary file lies in the same folder and ends in the same name, so that writers which look at the
+    suffix choose the same format and the final rename cannot cross file systems. When the block raises, the
+    temporary file is removed and an older file at ``path`` stays as it was.
 
     Parameters
     ----------

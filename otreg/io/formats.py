@@ -51,7 +51,7 @@ _HEADS = (
 
 
 def suffix_of(path: Path) -> str:
-    """Suffix in lower case, with double ones kept: ``.gii.gz``, ``.mrk.json``. FreeSurfer's ``lh.pial``: ``.pial``."""
+    """Suffix in lower case, with double ones kept: ``.gii.gz``, ``.mrk.json``; ``.pial`` of ``lh.pial``."""
     name = path.name.lower()
     for double in (".gii.gz", ".mrk.json"):
         if name.endswith(double):
@@ -88,8 +88,8 @@ def sniff(data: bytes, path: Path) -> str:
     Returns
     -------
     str
-        One of ``vtk vtp ply stl obj off gifti text npy freesurfer`` (shapes), ``curv annot`` (values on points),
-        ``slicer-json landmark-json fcsv`` (landmarks).
+        One of ``vtk vtp ply stl obj off gifti text npy freesurfer`` (shapes), ``curv annot`` (values on
+        points), ``slicer-json landmark-json fcsv`` (landmarks).
 
     Raises
     ------

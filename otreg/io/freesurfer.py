@@ -18,8 +18,9 @@ from otreg.surface import Surface
 def read_freesurfer(data: bytes, path: Path) -> Surface:
     """Read a FreeSurfer surface.
 
-    Its coordinates are tkRAS. Where the file says how the volume lies, ``metadata["c_ras"]`` is the offset, shape (3,),
-    with RAS = tkRAS + c_ras, and ``metadata["volume_info"]`` is what FreeSurfer's tools need to be written back.
+    Its coordinates are tkRAS. Where the file says how the volume lies, ``metadata["c_ras"]`` is the offset,
+    shape (3,), with RAS = tkRAS + c_ras, and ``metadata["volume_info"]`` is what FreeSurfer's tools need to
+    be written back.
     """
     from nibabel.freesurfer import read_geometry
 
@@ -49,8 +50,8 @@ def _check_size(data: bytes) -> None:
     points, triangles = struct.unpack_from(">2i", data, place)
     if points < 0 or triangles < 0 or len(data) < place + 8 + 12 * (points + triangles):
         raise InputError(
-            f"truncated: {points} points and {triangles} triangles promised, {len(data) - place - 8} bytes found; "
-            "copy or export it again"
+            f"truncated: {points} points and {triangles} triangles promised, {len(data) - place - 8} bytes "
+            "found; copy or export it again"
         )
 
 

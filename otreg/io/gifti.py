@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otreg.errors import InputError
-from otreg.io.columns import free_name
+from otreg.io.columns import free_name, plain_numbers
 from otreg.io.formats import suffix_of
 from otreg.io.polygons import check_indices
-from otreg.io.vtk_legacy import plain_numbers
 from otreg.surface import Surface
 
 _POINTSET, _TRIANGLE = "NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE"
@@ -26,8 +25,8 @@ _FRAME, _LABELS, _WHOLE = "otreg_frame", "otreg_label_names", "otreg_integer"
 def read_gifti(data: bytes, path: Path) -> Surface:
     """Read a GIFTI surface from its content.
 
-    The frame is RAS, except for FreeSurfer's files in tkRAS, which say so by an unknown data space together with the
-    offset of the volume (``VolGeomC_R`` …): then ``metadata["c_ras"]`` holds it.
+    The frame is RAS, except for FreeSurfer's files in tkRAS, which say so by an unknown data space together
+    with the offset of the volume (``VolGeomC_R`` …): then ``metadata["c_ras"]`` holds it.
     """
     image = _parse(data)
     pointsets = _of_intent(image, _POINTSET)
@@ -208,10 +207,11 @@ def _add_values(
 
 
 def _label_table(surface: Surface, warnings: list[str]) -> Any:
-    """One table for the whole file, as the standard has it; each array keeps its own names in its metadata."""
+    """One table for the whole file, as the standard has it; arrays keep their own names in their metadata."""
     from nibabel import gifti
 
-    table, names = gifti.GiftiLabelTable(), {}
+    table = gifti.GiftiLabelTable()
+    names: dict[int, str] = {}
     for labels in surface.label_names.values():
         for key, name in labels.items():
             if names.setdefault(key, name) != name:
@@ -221,6 +221,6 @@ def _label_table(surface: Surface, warnings: list[str]) -> Any:
         hue = (place * 0.618034) % 1.0
         red, green, blue = (0.5 + 0.5 * float(np.cos(2 * np.pi * (hue - shift / 3))) for shift in range(3))
         label = gifti.GiftiLabel(key=int(key), red=red, green=green, blue=blue, alpha=1.0)
-        label.label = name
+        label.label = name  # type: ignore[attr-defined]  # nibabel sets it so too
         table.labels.append(label)
     return table

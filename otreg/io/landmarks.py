@@ -27,9 +27,9 @@ _NAME_COLUMNS = ("name", "label", "id", "landmark")
 def is_landmark_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file holds landmarks rather than a shape.
 
-    True for Slicer's markups, JSON landmarks, ``.particles`` and ``.pts``, and for tables of names and coordinates.
-    A table of coordinates alone is a point cloud (which :func:`read_landmarks` reads as well). False for a file that
-    cannot be read: reading it says why.
+    True for Slicer's markups, JSON landmarks, ``.particles`` and ``.pts``, and for tables of names and
+    coordinates. A table of coordinates alone is a point cloud (which :func:`read_landmarks` reads as well).
+    False for a file that cannot be read: reading it says why.
     """
     source = Path(path)
     if suffix_of(source) in (".mrk.json", ".fcsv", ".particles", ".pts"):
@@ -51,8 +51,9 @@ def read_landmarks(path: str | os.PathLike[str]) -> Landmarks:
     Parameters
     ----------
     path : str or path-like
-        ``.mrk.json`` or ``.fcsv`` of 3D Slicer; a table (``.csv``, ``.txt``, ``.pts``, ``.particles``) with rows
-        ``name,x,y,z`` or ``x,y,z``, header optional; or a JSON list of ``{"id": …, "coordinates": [x, y, z]}``.
+        ``.mrk.json`` or ``.fcsv`` of 3D Slicer; a table (``.csv``, ``.txt``, ``.pts``, ``.particles``) with
+        rows ``name,x,y,z`` or ``x,y,z``, header optional; or a JSON list of ``{"id": …, "coordinates": [x, y,
+        z]}``.
 
     Returns
     -------
@@ -95,7 +96,9 @@ def read_landmarks(path: str | os.PathLike[str]) -> Landmarks:
 
 
 def _read_slicer(content: Any) -> Landmarks:
-    points, names, frames = [], [], set()
+    points: list[list[float]] = []
+    names: list[str] = []
+    frames: set[str | None] = set()
     for markup in content["markups"]:
         controls = markup.get("controlPoints") or []
         if controls:
@@ -111,7 +114,7 @@ def _read_slicer(content: Any) -> Landmarks:
             names.append(name)
     if len(frames) > 1:
         raise InputError("its markups are in different coordinate systems; export them one by one")
-    return Landmarks(points, tuple(names), frames.pop() if frames else None)
+    return Landmarks(np.array(points), tuple(names), frames.pop() if frames else None)
 
 
 def _slicer_frame(value: Any) -> str | None:
@@ -134,7 +137,7 @@ def _read_list(content: Any) -> Landmarks:
             'is JSON, but no landmarks: a list of {"id": …, "coordinates": [x, y, z]} is expected'
         )
     names = tuple(str(row.get("id", k + 1)) for k, row in enumerate(content))
-    return Landmarks([[float(v) for v in row["coordinates"]] for row in content], names)
+    return Landmarks(np.array([[float(v) for v in row["coordinates"]] for row in content]), names)
 
 
 def _read_fcsv(text: str) -> Landmarks:
@@ -150,7 +153,7 @@ def _read_fcsv(text: str) -> Landmarks:
     x, label = order.index("x"), order.index("label") if "label" in order else 0
     names = tuple((row[label] if label < len(row) else "") or row[0] for row in rows)
     points = [[float(value) for value in row[x : x + 3]] for row in rows]
-    return Landmarks(points, names, _slicer_frame(frame.group(1)) if frame else None)
+    return Landmarks(np.array(points), names, _slicer_frame(frame.group(1)) if frame else None)
 
 
 def _name_column(table: Table) -> int | None:
@@ -181,7 +184,8 @@ def write_landmarks(landmarks: Landmarks, path: str | os.PathLike[str]) -> list[
     ----------
     landmarks : Landmarks
     path : str or path-like
-        ``.mrk.json``, ``.fcsv``, ``.csv`` (with names) or ``.txt``, ``.pts``, ``.particles`` (coordinates alone).
+        ``.mrk.json``, ``.fcsv``, ``.csv`` (with names) or ``.txt``, ``.pts``, ``.particles`` (coordinates
+        alone).
 
     Returns
     -------

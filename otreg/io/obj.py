@@ -20,78 +20,78 @@ _IGNORED = {b"vt": "texture coordinates (vt)", b"vn": "normals (vn)", b"l": "lin
 def read_obj(data: bytes, path: Path) -> Surface:
     """Read a Wavefront OBJ file from its content.
 
-    The vertices are the ``v`` lines in their order. Texture coordinates and normals belong to corners of triangles in
-    this format, so that following them would split vertices: they are ignored and named in ``metadata["ignored"]``.
-    Colours after the coordinates become the point data ``colours``.
+    The vertices are the ``v`` lines in their order. Texture coordinates and normals belong to corners of
+    triangles in this format, so that following them would split vertices: they are ignored and named in
+    ``metadata["ignored"]``. Colours after the coordinates become the point data ``colours``.
     """
-    data = re.sub(rb"\\\r?\n", b" ", data)
-    rows = _numbers_by_line(_lines(data, b"v"), "vertices")
+    if b"\\" in data:
+        data = re.sub(rb"\\\r?\n", b" ", data)
+    words, rests = _statements(data)
+    rows = _numbers_by_line(rests.get(b"v", []), "vertices")
     if rows.shape[1] not in (3, 4, 6, 7):
         raise InputError(
             f"the vertices have {rows.shape[1]} numbers, not x y z; the file is truncated or damaged"
         )
-    faces = _lines(data, b"f")
-    corners, sizes = _obj_corners(data, faces, len(rows))
+    corners, sizes = _obj_corners(rests.get(b"f", []), words)
     check_indices(corners, len(rows))
     colours = {"colours": rows[:, -3:]} if rows.shape[1] >= 6 else {}
-    ignored = [what for word, what in _IGNORED.items() if re.search(rb"^%s[ \t]" % word, data, re.MULTILINE)]
-    comments = b"\n".join(re.findall(rb"^#.*$", data, re.MULTILINE))
-    return Surface(
-        rows[:, :3], fan(corners, sizes), colours, declared_frame(comments), metadata={"ignored": ignored}
-    )
+    ignored = [what for word, what in _IGNORED.items() if word in rests]
+    frame = declared_frame(b"\n".join(re.findall(rb"#[^\n]*SPACE[^\n]*", data)))
+    return Surface(rows[:, :3], fan(corners, sizes), colours, frame, metadata={"ignored": ignored})
 
 
-def _lines(data: bytes, word: bytes) -> list[bytes]:
-    """What follows a word on each line that starts with it, comments left out."""
-    found = re.findall(rb"^[ \t]*%s[ \t]+([^\r\n]*)" % word, data, re.MULTILINE)
-    return [line.split(b"#")[0] for line in found] if b"#" in data else found
+def _statements(data: bytes) -> tuple[list[bytes], dict[bytes, list[bytes]]]:
+    """First word of every line in order, and what follows it, by word; comments are left out."""
+    lines = data.replace(b"\r", b"\n").split(b"\n")
+    if b"#" in data:
+        lines = [line.split(b"#", 1)[0] if b"#" in line else line for line in lines]
+    pairs = [parts for parts in (line.split(None, 1) for line in lines) if len(parts) == 2]
+    rests: dict[bytes, list[bytes]] = {}
+    for word, rest in pairs:
+        rests.setdefault(word, []).append(rest)
+    return [word for word, _ in pairs], rests
 
 
 def _numbers_by_line(lines: list[bytes], what: str) -> NDArray[np.float64]:
     """One row of numbers a line, (L, k), refusing lines of several lengths."""
     if not lines:
         raise InputError(f"no points: there are no {what}; export the file again")
-    width = len(lines[0].split())
+    widths = [len(line.split()) for line in lines]
+    width = widths[0]
     numbers = parse_numbers(b"\n".join(lines))
-    if not width or len(numbers) != width * len(lines) or len(lines[-1].split()) != width:
-        for number, line in enumerate(lines):
-            if len(parse_numbers(line)) != max(width, 3):
-                raise InputError(
-                    f"{what}: number {number} reads {line.decode('latin-1').strip()[:40]!r}; "
-                    "the file is truncated or damaged, export it again"
-                )
+    if widths.count(width) != len(lines) or len(numbers) != width * len(lines):
+        number = next(
+            (k for k, line in enumerate(lines) if len(parse_numbers(line)) != width), len(lines) - 1
+        )
+        raise InputError(
+            f"{what}: number {number} reads {lines[number].decode('latin-1').strip()[:40]!r}; "
+            "the file is truncated or damaged, export it again"
+        )
     return numbers.reshape(len(lines), width)
 
 
-def _obj_corners(data: bytes, faces: list[bytes], count: int) -> tuple[IntArray, IntArray]:
-    """Zero-based corners of all faces, and their number per face."""
-    text = b"\n".join(faces)
-    if b"/" in text:
-        text = re.sub(rb"/\S*", b"", text)
-    sizes = np.array([line.count(b" ") for line in re.sub(rb"[ \t]+", b" ", text).split(b"\n")], np.int64) + 1
-    if text and re.search(rb"(^|\n)[ \t]|[ \t](\n|$)", text):
-        sizes = np.array([len(line.split()) for line in text.split(b"\n")], np.int64)
+def _obj_corners(faces: list[bytes], words: list[bytes]) -> tuple[IntArray, IntArray]:
+    """Zero-based corners of all faces, and their number per face; ``words`` starts each line of the file."""
     if not faces:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    text = b"\n".join(faces)
+    if b"/" in text:
+        text = re.sub(rb"/[^ \t\n]*", b"", text)  # keep the vertex of vertex/texture/normal
+    sizes = np.array([len(face.split()) for face in faces], np.int64)
     corners = parse_numbers(text, np.int64)
     if len(corners) != sizes.sum() or (sizes < 3).any():
-        bad = (
-            int(np.flatnonzero(sizes < 3)[0])
-            if (sizes < 3).any()
-            else int(np.searchsorted(np.cumsum(sizes), len(corners), "right"))
-        )
+        unread = int(np.searchsorted(np.cumsum(sizes), len(corners), side="right"))
+        number = int(np.flatnonzero(sizes < 3)[0]) if (sizes < 3).any() else unread
         raise InputError(
-            f"face number {bad} cannot be read; the file is truncated or damaged, export it again"
+            f"face number {number} cannot be read; the file is truncated or damaged, export it again"
         )
     if (corners == 0).any():
         raise InputError("a face names vertex 0, but OBJ counts from 1; export the file again")
     if (corners < 0).any():
         # Negative indices count back from the vertices listed before the face.
-        kinds = re.findall(rb"^[ \t]*([vf])[ \t]", data, re.MULTILINE)
-        is_vertex = np.array([kind == b"v" for kind in kinds])
-        before = np.repeat(np.cumsum(is_vertex)[~is_vertex], sizes)
-        corners = np.where(corners < 0, corners + before, corners - 1)
-        return corners, sizes
+        kinds = np.array([word == b"v" for word in words if word in (b"v", b"f")])
+        before = np.repeat(np.cumsum(kinds)[~kinds], sizes)
+        return np.where(corners < 0, corners + before, corners - 1), sizes
     return corners - 1, sizes
 
 
@@ -105,7 +105,7 @@ def write_obj(surface: Surface, path: Path) -> list[str]:
 
 
 def read_off(data: bytes, path: Path) -> Surface:
-    """Read an OFF file (also COFF, NOFF, STOFF) from its content; values after the coordinates are ignored."""
+    """Read an OFF file (also COFF, NOFF, STOFF); values after the coordinates are ignored."""
     comments = b"\n".join(re.findall(rb"#.*", data))
     text = re.sub(rb"#[^\n]*", b"", data)
     head = re.match(rb"\s*((?:ST)?C?N?4?n?OFF)\b[ \t]*(BINARY)?", text)
@@ -120,7 +120,8 @@ def read_off(data: bytes, path: Path) -> Surface:
     points, faces = int(counts[0]), int(counts[1])
     if len(lines) - 1 < points + faces:
         raise InputError(
-            f"truncated: {points} points and {faces} faces promised, {len(lines) - 1} lines found; copy or export it again"
+            f"truncated: {points} points and {faces} faces promised, {len(lines) - 1} lines found; "
+            "copy or export it again"
         )
     rows = _numbers_by_line(lines[1 : 1 + points], "vertices")
     corners, sizes = _off_corners(lines[1 + points : 1 + points + faces])

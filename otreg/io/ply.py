@@ -6,17 +6,25 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from otreg.errors import InputError
-from otreg.io.columns import AXES, join_columns, split_columns
+from otreg.io.columns import (
+    AXES,
+    LABEL_NAMES,
+    decode_label_names,
+    encode_label_names,
+    encode_name,
+    join_columns,
+    plain_numbers,
+    split_columns,
+)
 from otreg.io.formats import declared_frame
 from otreg.io.numbers import parse_numbers
 from otreg.io.polygons import check_indices, fan, strip
-from otreg.io.vtk_legacy import decode_label_names, encode_label_names, plain_numbers
 from otreg.surface import IntArray, Surface
 
 _TYPES = {
@@ -51,7 +59,6 @@ _NAMES = {
 _NAMES["f8"] = "double"
 # Names that other programs know, as arrays of ours.
 _GROUPS = {"normals": ("nx", "ny", "nz"), "colours": ("red", "green", "blue", "alpha")}
-_LABELS = "otreg_label_names"
 
 
 @dataclass
@@ -96,7 +103,7 @@ def read_ply(data: bytes, path: Path) -> Surface:
         raise InputError("no points: the vertices lack x, y or z; export the file again")
     points = np.stack([scalars.pop(axis) for axis in AXES], axis=1)
     point_data = _gather(scalars)
-    names = re.search(rf"^comment {_LABELS} (.*)$", header, re.MULTILINE)
+    names = re.search(rf"^comment {LABEL_NAMES} (.*)$", header, re.MULTILINE)
     labels = decode_label_names(names.group(1)) if names else {}
     return Surface(
         points,
@@ -154,7 +161,8 @@ class _BinaryReader:
         fits = self.place + element.count * row.itemsize <= len(self.data)
         if fits:
             table = np.frombuffer(self.data, row, element.count, self.place)
-            # All lists have the length of the first one, as in a mesh of triangles: the whole block is one array.
+            # All lists have the length of the first one, as in a mesh of triangles: the whole block is one
+            # array.
             if all(np.all(table[f"n{k}"] == sizes[k]) for k in lists):
                 self.place += element.count * row.itemsize
                 return self._collect(element, table, sizes)
@@ -291,12 +299,13 @@ def _triangles(kind: str, corners: IntArray, sizes: IntArray, scalars: dict[str,
         check_indices(corners, count)
         return fan(corners, sizes)
     check_indices(corners[corners != -1], count)  # -1 starts the next strip
-    strips = [strip(part[part != -1]) for part in np.split(corners, np.flatnonzero(corners == -1))]
-    return np.concatenate(strips)
+    marked = np.insert(corners, np.cumsum(sizes), -1)  # each list ends a strip as well
+    ends = np.flatnonzero(marked == -1)
+    return strip(marked[marked != -1], np.diff(ends, prepend=-1) - 1)
 
 
 def _gather(scalars: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Point data from properties: normals and colours under one name each, vectors rejoined, names decoded."""
+    """Point data of properties: normals and colours under one name each, vectors rejoined, names decoded."""
     rest = dict(scalars)
     point_data = {}
     for name, members in _GROUPS.items():
@@ -318,12 +327,12 @@ def write_ply(surface: Surface, path: Path) -> list[str]:
             columns += [(members[k], plain[:, k]) for k in range(plain.shape[1])]
         elif plain is not None:
             rest[name] = plain
-    columns += split_columns({quote(name, safe="()[]{}<>+-*/=.,:;!?@#$^&|~"): v for name, v in rest.items()})
+    columns += split_columns({encode_name(name): values for name, values in rest.items()})
     head = ["ply", "format binary_little_endian 1.0", "comment written by otreg"]
     if surface.frame:
         head.append(f"comment SPACE={surface.frame}")
     if surface.label_names:
-        head.append(f"comment {_LABELS} {encode_label_names(surface.label_names).decode()}")
+        head.append(f"comment {LABEL_NAMES} {encode_label_names(surface.label_names).decode()}")
     head.append(f"element vertex {len(surface)}")
     head += [f"property {_NAMES[values.dtype.str[1:]]} {name}" for name, values in columns]
     if surface.has_triangles:

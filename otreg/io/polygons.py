@@ -11,7 +11,8 @@ from otreg.surface import IntArray
 def fan(corners: IntArray, sizes: IntArray) -> IntArray:
     """Split polygons into triangles that share each polygon's first corner.
 
-    Exact for convex polygons, which is what meshes hold; the order of polygons and their orientation are kept.
+    Exact for convex polygons, which is what meshes hold; the order of polygons and their orientation are
+    kept.
 
     Parameters
     ----------
@@ -36,17 +37,31 @@ def fan(corners: IntArray, sizes: IntArray) -> IntArray:
     return np.stack([corners[start], corners[start + step + 1], corners[start + step + 2]], axis=1)
 
 
-def strip(corners: IntArray) -> IntArray:
-    """Triangles of one strip, every second one turned so that all keep the strip's orientation; (T, 3).
+def strip(corners: IntArray, sizes: IntArray) -> IntArray:
+    """Triangles of strips, every second one turned so that all keep their strip's orientation.
 
     Triangles that repeat a corner are left out: strips use them as joints.
+
+    Parameters
+    ----------
+    corners : array of int, shape (sum(sizes),)
+        Corners of all strips, one strip after the other.
+    sizes : array of int, shape (S,)
+        Corners of each strip. Those with fewer than three give no triangle.
+
+    Returns
+    -------
+    array of int64, shape (T, 3)
     """
+    sizes = np.asarray(sizes, np.int64)
     corners = np.asarray(corners, np.int64)
-    if len(corners) < 3:
-        return np.zeros((0, 3), np.int64)
-    triangles = np.stack([corners[:-2], corners[1:-1], corners[2:]], axis=1)
-    triangles[1::2] = triangles[1::2][:, [1, 0, 2]]
-    a, b, c = triangles.T
+    first = np.cumsum(sizes) - sizes
+    parts = np.maximum(sizes - 2, 0)
+    step = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    start = np.repeat(first, parts) + step
+    turned = step % 2
+    a, b, c = corners[start + turned], corners[start + 1 - turned], corners[start + 2]
+    triangles = np.stack([a, b, c], axis=1)
     return triangles[(a != b) & (b != c) & (c != a)]
 
 
@@ -59,3 +74,17 @@ def check_indices(corners: IntArray, count: int) -> None:
             f"{int(outside.sum())} triangle corners name points outside 0..{count - 1} "
             f"(first: {int(corners[outside][0])}); the file is damaged, export it again"
         )
+
+
+def join_cells(
+    polygons: list[tuple[IntArray, IntArray]], strips: list[tuple[IntArray, IntArray]], count: int
+) -> IntArray:
+    """Triangles of polygons, then of strips, (corners, sizes) each; indices must be below ``count``."""
+    parts = []
+    for corners, _ in polygons + strips:
+        check_indices(corners, count)
+    for corners, sizes in polygons:
+        parts.append(fan(corners, sizes))
+    for corners, sizes in strips:
+        parts.append(strip(corners, sizes))
+    return np.concatenate(parts) if parts else np.zeros((0, 3), np.int64)

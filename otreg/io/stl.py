@@ -50,8 +50,9 @@ def _read_ascii(data: bytes) -> FloatArray:
     numbers = parse_numbers(b"\n".join(lines))
     ended = re.search(rb"endsolid[^\r\n]*\s*$", data, re.IGNORECASE)
     if not ended or len(lines) != 3 * facets or len(numbers) != 3 * len(lines):
+        complete = len(numbers) // 9
         raise InputError(
-            f"truncated or damaged: {facets} triangles begun, {len(numbers) // 9} complete; copy or export it again"
+            f"truncated or damaged: {facets} triangles begun, {complete} complete; export it again"
         )
     return numbers.reshape(-1, 3)
 

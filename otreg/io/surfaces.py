@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otreg.errors import InputError
+from otreg.io.columns import AXES
 from otreg.io.files import atomic_path, load_bytes
 from otreg.io.formats import SURFACE_SUFFIXES, sniff, suffix_of, supported_suffixes
 from otreg.io.freesurfer import read_annot, read_curv, read_freesurfer, write_freesurfer
@@ -56,8 +57,8 @@ _WRITERS: dict[str, Writer] = {
 }
 _WITH_POINT_DATA = ("vtk", "vtp", "ply", "gifti", "text")
 _NOT_SHAPES = {
-    "curv": "holds values on points, not a surface: read the surface that they belong to, and attach them to it",
-    "annot": "holds labels of points, not a surface: read the surface that they belong to, and attach them to it",
+    "curv": "holds values on points, not a surface; read their surface and attach them to it",
+    "annot": "holds labels of points, not a surface; read their surface and attach them to it",
     "slicer-json": "holds landmarks, not a surface; give it where landmarks are asked for",
     "landmark-json": "holds landmarks or settings, not a surface; give it where landmarks are asked for",
     "fcsv": "holds landmarks, not a surface; give it where landmarks are asked for",
@@ -79,40 +80,39 @@ _DAMAGE = (
 def read(path: str | os.PathLike[str], *, repair: bool = False) -> Surface:
     """Read a surface or point cloud.
 
-    The format is recognised by content where that is possible, and by the suffix otherwise. No reader merges, reorders
-    or drops points, except that of STL, which welds corners at exactly the same place.
+    The format is recognised by content where that is possible, and by the suffix otherwise. No reader merges,
+    reorders or drops points, except that of STL, which welds corners at exactly the same place.
 
     Parameters
     ----------
     path : str or path-like
-        VTK legacy (.vtk), VTK XML (.vtp), PLY, STL, OBJ, OFF, GIFTI (.gii, .gii.gz), FreeSurfer surfaces, tables of
-        coordinates (.txt, .csv, .xyz) or ``numpy.save``'s .npy. Any of them may be gzip-compressed.
+        VTK legacy (.vtk), VTK XML (.vtp), PLY, STL, OBJ, OFF, GIFTI (.gii, .gii.gz), FreeSurfer surfaces,
+        tables of coordinates (.txt, .csv, .xyz) or ``numpy.save``'s .npy. Any of them may be gzip-compressed.
     repair : bool, default False
         Drop points that are not finite, and the triangles that use them, instead of refusing the file.
 
     Returns
     -------
     Surface
-        Polygons and strips are split into triangles. ``metadata`` has ``path``, ``format``, ``ignored`` (what the
-        file holds beyond it), and, by format, ``c_ras``, ``weld_map``, ``merged_corners``. After a repair,
-        ``kept_points`` gives the number in the file of each point, shape (N,).
+        Polygons and strips are split into triangles. ``metadata`` has ``path``, ``format``, ``ignored`` (what
+        the file holds beyond it), and, by format, ``c_ras``, ``weld_map``, ``merged_corners``. After a
+        repair, ``kept_points`` gives the number in the file of each point, shape (N,).
 
     Raises
     ------
     InputError
-        One line with the file, what is wrong and the cure: missing, empty, truncated, unknown or damaged file, no
-        points, triangles out of range, coordinates that are not finite.
+        One line with the file, what is wrong and the cure: missing, empty, truncated, unknown or damaged
+        file, no points, triangles out of range, coordinates that are not finite.
     """
     surface = read_as_is(path)
-    bad = ~np.isfinite(surface.points).all(axis=1)
+    bad: NDArray[np.bool_] = ~np.all(np.isfinite(surface.points), axis=1)
     if not bad.any():
         return surface
     if not repair or bad.all():
         first = ", ".join(str(k) for k in np.flatnonzero(bad)[:5]) + (", …" if bad.sum() > 5 else "")
         cure = "export it again" if bad.all() else "correct them, or read with repair=True to drop them"
-        raise InputError(
-            f"{path}: {int(bad.sum())} of {len(bad)} points have NaN or infinite coordinates (numbers {first}); {cure}"
-        )
+        count = f"{int(bad.sum())} of {len(bad)} points"
+        raise InputError(f"{path}: {count} have NaN or infinite coordinates (indices {first}); {cure}")
     return _keep_points(surface, ~bad)
 
 
@@ -162,8 +162,9 @@ def write(surface: Surface, path: str | os.PathLike[str]) -> list[str]:
     surface : Surface
     path : str or path-like
         One of :func:`supported_suffixes`; no suffix, or a name like ``lh.pial``, is a FreeSurfer surface.
-        VTK legacy is version 4.2, binary; PLY is little-endian binary; both keep double precision, as do .vtp, .obj,
-        .off, tables and .npy. GIFTI, STL and FreeSurfer surfaces are single precision by their standards.
+        VTK legacy is version 4.2, binary; PLY is little-endian binary; both keep double precision, as do
+        .vtp, .obj, .off, tables and .npy. GIFTI, STL and FreeSurfer surfaces are single precision by their
+        standards.
 
     Returns
     -------
@@ -173,7 +174,8 @@ def write(surface: Surface, path: str | os.PathLike[str]) -> list[str]:
     Raises
     ------
     InputError
-        On an unknown suffix, a folder that is missing or cannot be written to, or a shape that the format cannot hold.
+        On an unknown suffix, a folder that is missing or cannot be written to, or a shape that the format
+        cannot hold.
     """
     target = Path(path)
     kind = _format_to_write(target)
@@ -215,12 +217,14 @@ def _dropped(surface: Surface, kind: str, suffix: str) -> list[str]:
 
 
 def read_point_data(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Read values on points: GIFTI labels, metrics and shapes, FreeSurfer's ``.annot`` and ``lh.sulc``, tables.
+    """Read values on points: GIFTI labels, metrics and shapes, FreeSurfer's ``.annot`` and ``lh.sulc``,
+    tables.
 
     Parameters
     ----------
     path : str or path-like
-        Also a surface, whose point data is returned; a table of one or more columns; or .npy of shape (N,) or (N, k).
+        Also a surface, whose point data is returned; a table of one or more columns; or .npy of shape (N,) or
+        (N, k).
 
     Returns
     -------
@@ -241,9 +245,8 @@ def attach_point_data(surface: Surface, path: str | os.PathLike[str]) -> Surface
     values, names = _values(path)
     for name, array in values.items():
         if len(array) != len(surface):
-            raise InputError(
-                f"{path}: {name!r} has {len(array)} values for {len(surface)} points; give the file of this surface"
-            )
+            count = f"{len(array)} values for {len(surface)} points"
+            raise InputError(f"{path}: {name!r} has {count}; give the file that belongs to this surface")
     return replace(surface.with_data(values), label_names={**surface.label_names, **names})
 
 
@@ -294,8 +297,4 @@ def _table_values(data: bytes, source: Path) -> dict[str, NDArray[Any]]:
     if table.header is None:
         arrays = [np.asarray(table.columns[k]) for k in numeric]
         return {source.stem: arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)}
-    return {
-        table.header[k]: np.asarray(table.columns[k])
-        for k in numeric
-        if table.header[k] not in ("x", "y", "z")
-    }
+    return {table.header[k]: np.asarray(table.columns[k]) for k in numeric if table.header[k] not in AXES}

@@ -39,7 +39,7 @@ class Table:
         return [k for k, column in enumerate(self.columns) if isinstance(column, np.ndarray)]
 
     def coordinates(self) -> tuple[list[int], str | None]:
-        """Places of x, y and z, and the frame: by name (x y z, r a s, l p s), else the first three numeric columns."""
+        """Places of x, y, z and the frame: by name (x y z, r a s, l p s), else the first three of numbers."""
         if self.header:
             names = [name.strip().lower() for name in self.header]
             for axes, frame in ((AXES, None), *_FRAMED_AXES.items()):
@@ -56,7 +56,7 @@ class Table:
 
 
 def read_table(data: bytes) -> Table:
-    """Split text into columns. The separator is found (tab, semicolon, comma, blanks); ``#`` starts a comment line."""
+    """Split text into columns at tabs, semicolons, commas or blanks; ``#`` starts a comment line."""
     text = data.decode("utf-8-sig", "replace")
     lines = [line for line in (raw.strip(" \r\f\v") for raw in text.split("\n")) if line]
     comments = "\n".join(line for line in lines if line[0] in "#%")
@@ -111,7 +111,8 @@ def _columns(
             row.pop()
         if len(row) != width:
             raise InputError(
-                f"row {number + 1} has {len(row)} values where {width} are expected; the table is truncated or damaged"
+                f"row {number + 1} has {len(row)} values where {width} are expected: the table is truncated, "
+                "damaged, or no table of points; correct or export it again"
             )
     columns: list[NDArray[Any] | list[str]] = []
     for k in range(width):
@@ -144,7 +145,7 @@ def _typed(values: FloatArray, words: list[str]) -> NDArray[Any]:
 
 
 def read_text(data: bytes, path: Path) -> Surface:
-    """Read a table as a point cloud: further columns are point data, and columns of words are labels with names."""
+    """Read a table as a point cloud: further columns are point data, those of words labels with names."""
     table = read_table(data)
     places, frame = table.coordinates()
     points = np.stack([np.asarray(table.columns[k], np.float64) for k in places], axis=1)
@@ -170,7 +171,8 @@ def read_text(data: bytes, path: Path) -> Surface:
 
 def write_text(surface: Surface, path: Path) -> list[str]:
     """Write the points, one a row: ``.csv`` and ``.txt`` with all point data under a header, others bare."""
-    suffix, warnings = suffix_of(path), []
+    suffix = suffix_of(path)
+    warnings: list[str] = []
     columns: list[tuple[str, list[str]]] = [
         (a, [repr(v) for v in surface.points[:, k].tolist()]) for k, a in enumerate(AXES)
     ]

@@ -1,27 +1,33 @@
 """VTK legacy files (``# vtk DataFile Version 1.0`` to ``5.1``), ASCII and binary.
 
-Our own parser, because VTK's reader pads a truncated file with whatever was in memory and says nothing. The layout is
-that of the "VTK File Formats" chapter of the VTK User's Guide. Polygonal data is read, and the triangles, polygons and
-strips of unstructured grids.
+Our own parser, because VTK's reader pads a truncated file with whatever was in memory and says nothing. The
+layout is that of the "VTK File Formats" chapter of the VTK User's Guide. Polygonal data is read, and the
+triangles, polygons and strips of unstructured grids.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from otreg.errors import InputError
-from otreg.io.columns import free_name
+from otreg.io.columns import (
+    LABEL_NAMES,
+    decode_label_names,
+    encode_label_names,
+    encode_name,
+    free_name,
+    plain_numbers,
+)
 from otreg.io.formats import declared_frame, frame_comment
 from otreg.io.numbers import parse_numbers
-from otreg.io.polygons import check_indices, fan, strip
+from otreg.io.polygons import join_cells
 from otreg.surface import IntArray, Surface
 
 _TYPES = {
@@ -54,8 +60,9 @@ _NAMES = {
     "f8": "double",
 }
 _WORDS = (
-    "POINTS VERTICES LINES POLYGONS TRIANGLE_STRIPS CELLS CELL_TYPES OFFSETS CONNECTIVITY POINT_DATA CELL_DATA SCALARS "
-    "COLOR_SCALARS LOOKUP_TABLE VECTORS NORMALS TEXTURE_COORDINATES TENSORS TENSORS6 FIELD METADATA GLOBAL_IDS PEDIGREE_IDS"
+    "POINTS VERTICES LINES POLYGONS TRIANGLE_STRIPS CELLS CELL_TYPES OFFSETS CONNECTIVITY POINT_DATA "
+    "CELL_DATA SCALARS COLOR_SCALARS LOOKUP_TABLE VECTORS NORMALS TEXTURE_COORDINATES TENSORS TENSORS6 FIELD "
+    "METADATA GLOBAL_IDS PEDIGREE_IDS"
 ).split()
 # Where ASCII numbers end: at a line that starts with a keyword, or at the header of a field array.
 _BOUNDARY = re.compile(
@@ -63,8 +70,6 @@ _BOUNDARY = re.compile(
     % ("|".join(_WORDS).encode(), "|".join(_TYPES).encode()),
     re.MULTILINE | re.IGNORECASE,
 )
-LABEL_NAMES = "otreg_label_names"
-"""Field data that holds label names as JSON text, one byte a value: VTK has no place of its own for them."""
 
 
 class _Cursor:
@@ -134,9 +139,8 @@ class _Cursor:
 
 def _expect(found: int, promised: int, what: str, unit: str) -> None:
     if found < promised:
-        raise InputError(
-            f"truncated or damaged: {promised} {unit} of {what} promised, {found} found; copy or export it again"
-        )
+        counts = f"{promised} {unit} of {what} promised, {found} found"
+        raise InputError(f"truncated or damaged: {counts}; copy or export it again")
 
 
 class _Contents:
@@ -181,8 +185,9 @@ def read_vtk(data: bytes, path: Path) -> Surface:
         elif key in _WORDS:
             _read_attribute(cursor, key, words, target, contents)
         else:
+            section = " ".join(words)[:40]
             raise InputError(
-                f"unreadable near byte {cursor.place}: {' '.join(words)[:40]!r} is no VTK section; export the file again"
+                f"unreadable near byte {cursor.place}: {section!r} is no VTK section; export it again"
             )
     return _surface(contents, declared_frame(lines[1]))
 
@@ -256,14 +261,14 @@ def _read_attribute(
                 continue
             if len(words) < 4:
                 raise InputError("truncated: field arrays are missing; copy or export the file again")
-            name, components, tuples, kind = unquote(words[0]), int(words[1]), int(words[2]), words[3]
+            name, size, tuples, kind = unquote(words[0]), int(words[1]), int(words[2]), words[3]
             arrays -= 1
             if kind.lower() not in _TYPES:
-                cursor.skip_strings(components * tuples)
+                cursor.skip_strings(size * tuples)
                 contents.ignored.append(f"text array {name!r}")
                 continue
-            values = cursor.numbers(components * tuples, kind, f"values of {name!r}")
-            _keep_array(contents, owner, name, values.reshape(tuples, components))
+            values = cursor.numbers(size * tuples, kind, f"values of {name!r}")
+            _keep_array(contents, owner, name, values.reshape(tuples, size))
         return
     if key == "LOOKUP_TABLE":
         # 4 unsigned bytes a colour in binary, 4 fractions in ASCII
@@ -272,7 +277,6 @@ def _read_attribute(
         )
         return
     name = unquote(words[1])
-    components: int
     kind = words[2] if len(words) > 2 else "float"
     if key == "SCALARS":
         components = int(words[3]) if len(words) > 3 else 1
@@ -300,20 +304,6 @@ def _keep_array(contents: _Contents, owner: str, name: str, values: NDArray[Any]
         contents.label_names = decode_label_names(values.astype(np.uint8).tobytes())
 
 
-def encode_label_names(names: dict[str, dict[int, str]]) -> bytes:
-    """JSON text of label names."""
-    return json.dumps({key: {str(k): v for k, v in table.items()} for key, table in names.items()}).encode()
-
-
-def decode_label_names(text: bytes | str) -> dict[str, dict[int, str]]:
-    """Label names from their JSON text; empty when the text is damaged, since names are no reason to refuse a file."""
-    try:
-        tables = json.loads(text)
-        return {str(key): {int(k): str(v) for k, v in table.items()} for key, table in tables.items()}
-    except (ValueError, AttributeError):
-        return {}
-
-
 def _surface(contents: _Contents, frame: str | None) -> Surface:
     if contents.points is None:
         raise InputError("no points: the POINTS section is missing; export the file again")
@@ -325,21 +315,6 @@ def _surface(contents: _Contents, frame: str | None) -> Surface:
     ignored += [f"point data {name!r} of another length" for name in data if name not in kept]
     names = {key: table for key, table in contents.label_names.items() if key in kept}
     return Surface(contents.points, triangles, kept, frame, names, metadata={"ignored": ignored})
-
-
-def join_cells(
-    polygons: list[tuple[IntArray, IntArray]], strips: list[tuple[IntArray, IntArray]], count: int
-) -> IntArray:
-    """Triangles of polygons, then of strips, (corners, sizes) each; refuses indices outside the ``count`` points."""
-    parts = []
-    for corners, sizes in polygons + strips:
-        check_indices(corners, count)
-    for corners, sizes in polygons:
-        parts.append(fan(corners, sizes))
-    for corners, sizes in strips:
-        ends = np.cumsum(sizes)
-        parts += [strip(corners[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-    return np.concatenate(parts) if parts else np.zeros((0, 3), np.int64)
 
 
 def _sort_cells(contents: _Contents) -> None:
@@ -390,17 +365,8 @@ def _put_point_data(surface: Surface, put: Callable[[bytes], None]) -> list[str]
             continue
         flat = plain.reshape(len(plain), int(np.prod(plain.shape[1:], dtype=int)))
         code = flat.dtype.str[1:]
-        head = f"{quote(name or 'data', safe='()[]{}<>+-*/=.,:;!?@#$^&|~')} {flat.shape[1]} {len(flat)} {_NAMES[code]}\n"
+        head = f"{encode_name(name)} {flat.shape[1]} {len(flat)} {_NAMES[code]}\n"
         arrays.append(head.encode() + flat.astype(flat.dtype.newbyteorder(">")).tobytes() + b"\n")
     if arrays:
         put(f"POINT_DATA {len(surface)}\nFIELD FieldData {len(arrays)}\n".encode() + b"".join(arrays))
     return warnings
-
-
-def plain_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
-    """The values in a type that file formats know (bool -> uint8, half -> single); ``None`` if not real numbers."""
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8)
-    if values.dtype.kind == "f":
-        return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
-    return values.astype(values.dtype.newbyteorder("=")) if values.dtype.kind in "iu" else None

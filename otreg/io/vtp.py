@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from otreg.errors import InputError
-from otreg.io.columns import free_name
+from otreg.io.columns import LABEL_NAMES, decode_label_names, encode_label_names, free_name, plain_numbers
 from otreg.io.formats import declared_frame
-from otreg.io.vtk_legacy import LABEL_NAMES, decode_label_names, encode_label_names, join_cells, plain_numbers
+from otreg.io.polygons import join_cells
 from otreg.surface import IntArray, Surface
 
 
@@ -132,7 +132,7 @@ def _field_data(fields: Any, vtk_to_numpy: Any) -> tuple[dict[str, dict[int, str
 
 
 def write_vtp(surface: Surface, path: Path) -> list[str]:
-    """Write compressed XML polydata with double coordinates; the frame goes where 3D Slicer keeps it (``SPACE``)."""
+    """Write compressed XML, double coordinates; the frame goes where 3D Slicer keeps it (``SPACE``)."""
     from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
     from vtkmodules.vtkCommonCore import vtkPoints, vtkStringArray
     from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
