@@ -241,7 +241,6 @@ class _Triangles:
     def closest(self, queries: FloatArray, triangles: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Closest point of triangle ``triangles[n]`` to ``queries[n]``: points, distances, barycentric.
 
-
         The point of a triangle nearest to p is the foot of p on its plane where that falls inside, else the
         nearest point of the three edges: the regions of C. Ericson, Real-Time Collision Detection (2005),
         section 5.1.5. Rather than by the signs that tell the regions apart, which lose their digits on thin
