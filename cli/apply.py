@@ -8,8 +8,9 @@ import click
 
 from otreg.errors import InputError, NotInvertibleError
 
+from .errors import warn
 from .files import check_output_file, read_shape, transform_path, write_shape
-from .options import PATH, output_option
+from .options import PATH, output_option, repair_option
 from .output import echo, fields
 
 
@@ -18,8 +19,9 @@ from .output import echo, fields
 @click.argument("input", type=PATH)
 @output_option("OUTPUT", "File to write, in the format that its suffix names.")
 @click.option("--inverse", is_flag=True, help="From FIXED's space back into MOVING's.")
+@repair_option
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def apply(transform: Path, input: Path, output: Path, inverse: bool, quiet: bool) -> None:
+def apply(transform: Path, input: Path, output: Path, inverse: bool, repair: bool, quiet: bool) -> None:
     """Move INPUT with TRANSFORM, the transform.h5 of a run (or the run's folder).
 
     A map moves POINTS of MOVING into FIXED's space; with --inverse it moves points of FIXED's space back.
@@ -33,7 +35,7 @@ def apply(transform: Path, input: Path, output: Path, inverse: bool, quiet: bool
     """
     path = transform_path(transform)
     check_output_file(output, [path, input])
-    shape = read_shape(input)
+    shape = read_shape(input, repair=repair)
 
     from otreg.deformations import load_transform
 
@@ -41,10 +43,18 @@ def apply(transform: Path, input: Path, output: Path, inverse: bool, quiet: bool
     mover = found.inverse if inverse else found
     try:
         moved = mover(shape)
-    except NotInvertibleError as error:
+    except (InputError, NotInvertibleError) as error:
         raise InputError(f"{input}: {error}") from None
-    except InputError as error:
-        raise InputError(f"{input}: {error}") from None
-    write_shape(moved, output)
-    if not quiet:
-        echo(fields([("written", str(output)), ("points", f"{len(shape):,}")]))
+    lost = write_shape(moved, output)
+    for line in lost:
+        warn(f"{output}: {line}")
+    if quiet:
+        return
+    rows = [("written", str(output)), ("points", f"{len(shape):,}")]
+    if inverse:
+        import numpy as np
+
+        # how far the map carries the result from the points that it should reach
+        residual = np.linalg.norm(found(moved.points) - shape.points, axis=1)
+        rows.append(("residual", f"mean {residual.mean():.3g}, largest {residual.max():.3g}"))
+    echo(fields(rows))

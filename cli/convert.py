@@ -69,11 +69,11 @@ def convert(
         shape = _transformed(shape, frame, from_frame, scale)
     except InputError as error:
         raise InputError(f"{input}: {error}") from None
-    write_shape(shape, output)
+    lost = write_shape(shape, output)
+    for line in lost:
+        warn(f"{output}: {line}")
     if quiet:
         return
-    for line in _lost(shape, output):
-        warn(f"{output}: {line}")
     echo(
         fields([("written", str(output)), ("points", f"{len(shape):,}"), ("frame", shape.frame or "unknown")])
     )
@@ -95,38 +95,3 @@ def _transformed(
             raise InputError("the file does not say which frame it is in; say it with --from-frame")
         shape = convert_frame(shape, frame)
     return shape if scale is None else scale_units(shape, scale)
-
-
-def _lost(shape: Surface | Landmarks, output: Path) -> list[str]:
-    """Say what the file does not hold, by reading it back: no table of formats could be out of date."""
-    from otreg.surface import Landmarks, Surface
-
-    back = read_shape(output)
-    lost = []
-    if isinstance(shape, Landmarks) or isinstance(back, Landmarks):
-        if isinstance(shape, Landmarks) and isinstance(back, Landmarks) and shape.names != back.names:
-            lost.append("this format does not keep the landmarks' names")
-    else:
-        lost += _lost_of_surface(shape, back)
-    if shape.frame is not None and back.frame != shape.frame:
-        lost.append(f"this format does not say that the coordinates are in {shape.frame}")
-    if isinstance(shape, Surface) and len(back) != len(shape):
-        lost.append(f"this format merges points that coincide: {len(shape):,} became {len(back):,}")
-    return lost
-
-
-def _lost_of_surface(shape: Surface, back: Surface) -> list[str]:
-    lost = []
-    if shape.has_triangles and not back.has_triangles:
-        lost.append("this format does not keep triangles")
-    missing = [name for name in shape.point_data if name not in back.point_data]
-    if missing:
-        lost.append(f"this format does not keep the point data {', '.join(missing)}")
-    without_names = [
-        name for name in shape.label_names if name not in missing and name not in back.label_names
-    ]
-    if without_names:
-        lost.append(f"this format does not keep the names of the labels {', '.join(without_names)}")
-    if shape.landmarks is not None and back.landmarks is None:
-        lost.append("this format does not keep landmarks")
-    return lost

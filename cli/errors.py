@@ -21,18 +21,27 @@ GATE_FAILED = 3
 ABORTED = 130
 """What a shell reports for a program that Ctrl-C ended; used only where nothing was written."""
 
+CLEAR_LINE = "\r\x1b[K"
+"""Takes a line of progress off a terminal."""
+
 DEBUG_VARIABLE = "OTREG_DEBUG"
 
 
 def say(line: str) -> None:
     """Print one line on stderr, where everything goes that is not a result."""
     with contextlib.suppress(OSError, ValueError):  # a closed stderr must not turn into another error
-        print(f"otreg: {one_line(line)}", file=sys.stderr, flush=True)
+        start = CLEAR_LINE if rewrites_lines(sys.stderr) else ""
+        print(f"{start}otreg: {one_line(line)}", file=sys.stderr, flush=True)
 
 
 def warn(line: str) -> None:
-    """Print one warning on stderr."""
-    say(f"warning: {line}")
+    """Print one warning on stderr, unless the command was told to be quiet."""
+    warnings.warn(line, UserWarning, stacklevel=2)
+
+
+def rewrites_lines(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def one_line(text: str) -> str:
@@ -68,7 +77,8 @@ def run(command: Callable[[], int | None]) -> int:
     except click.ClickException as error:
         return _bad_input(error.format_message())
     except OtregError as error:
-        return _bad_input(str(error))
+        # the library names its own keyword; here it is an option
+        return _bad_input(str(error).replace("repair=True", "--repair"))
     except MemoryError:
         return _internal_error("ran out of memory; use fewer points or a machine with more")
     except OSError as error:
@@ -93,13 +103,13 @@ def quiet_libraries(quiet: bool = False) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if not quiet:
-            warn(str(message))
+            say(f"warning: {message}")
 
     with warnings.catch_warnings():
         if not debugging():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", category=UserWarning, module=r"otreg(_cli)?(\.|$)")
-            warnings.showwarning = show
+        warnings.filterwarnings("always", category=UserWarning, module=r"otreg(_cli)?(\.|$)")
+        warnings.showwarning = show
         yield
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, json_option
+from .files import read_surface
+from .options import PATH, json_option, repair_option
 from .output import echo, echo_json
 from .quality_table import quality_table
 
@@ -37,6 +38,7 @@ from .quality_table import quality_table
     metavar="N",
     help="Seed of the sample points.",
 )
+@repair_option
 @json_option
 def evaluate(
     moved: Path,
@@ -45,6 +47,7 @@ def evaluate(
     labels: str | None,
     landmarks: tuple[Path, Path] | None,
     seed: int,
+    repair: bool,
     as_json: bool,
 ) -> None:
     """Measure how well MOVED fits FIXED.
@@ -59,11 +62,11 @@ def evaluate(
     """
     from otreg import io, quality
 
-    shapes = {name: io.read(path) for name, path in (("moved", moved), ("fixed", fixed))}
+    moved_shape, fixed_shape = (read_surface(path, repair=repair) for path in (moved, fixed))
     pair = None if landmarks is None else (io.read_landmarks(landmarks[0]), io.read_landmarks(landmarks[1]))
-    before = None if moving is None else io.read(moving)
+    before = None if moving is None else read_surface(moving, repair=repair)
     found = quality.evaluate(
-        shapes["moved"], shapes["fixed"], moving=before, labels=labels, landmarks=pair, seed=seed
+        moved_shape, fixed_shape, moving=before, labels=labels, landmarks=pair, seed=seed
     )
     if as_json:
         echo_json(found)

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from otreg.errors import InputError
 
+from .errors import warn
+
 if TYPE_CHECKING:
     from otreg.surface import Landmarks, Surface
 
 TRANSFORM_SUFFIXES = (".h5", ".hdf5")
 REPORT_NAME = "report.json"
+MOST_DROPPED = 0.1
+"""Share of points that ``--repair`` drops at most; beyond it the file is broken, not blemished."""
 TRANSFORM_NAME = "transform.h5"
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -51,24 +55,43 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
+def read_surface(path: Path, *, repair: bool = False) -> Surface:
+    """Read a surface or point cloud; where ``repair`` drops points that are not finite, say how many.
+
+    Raises
+    ------
+    InputError
+        As :func:`otreg.io.read`, and where more than a tenth of the points would be dropped.
+    """
+    from otreg import io
+    from otreg.io.surfaces import read_as_is
+
+    surface = io.read(path, repair=repair)
+    if "kept_points" in surface.metadata:
+        total = len(read_as_is(path))
+        dropped = total - len(surface)
+        if dropped > MOST_DROPPED * total:
+            raise InputError(
+                f"{path}: {dropped} of {total} points have NaN or infinite coordinates, "
+                "too many to drop; export it again"
+            )
+        warn(f"{path}: dropped {dropped} of {total} points, whose coordinates are not finite")
+    return surface
+
+
 def read_shape(path: Path, *, repair: bool = False) -> Surface | Landmarks:
     """Read a surface, a point cloud or landmarks, whichever the file holds."""
     from otreg import io
 
-    if path.is_file() and io.is_landmark_file(path):
-        return io.read_landmarks(path)
-    return io.read(path, repair=repair)
+    return io.read_landmarks(path) if io.is_landmark_file(path) else read_surface(path, repair=repair)
 
 
-def write_shape(shape: Surface | Landmarks, path: Path) -> None:
-    """Write a surface, a point cloud or landmarks in the format that the suffix names."""
+def write_shape(shape: Surface | Landmarks, path: Path) -> list[str]:
+    """Write a shape in the format that the suffix names; return what that format could not hold."""
     from otreg import io
     from otreg.surface import Landmarks
 
-    if isinstance(shape, Landmarks):
-        io.write_landmarks(shape, path)
-    else:
-        io.write(shape, path)
+    return io.write_landmarks(shape, path) if isinstance(shape, Landmarks) else io.write(shape, path)
 
 
 def check_output_file(output: Path, inputs: list[Path]) -> None:

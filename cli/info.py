@@ -34,9 +34,7 @@ def info(file: Path, as_json: bool) -> None:
             echo(_run_text(file, report))
         return
     if file.is_file() and is_transform(file):
-        from otreg.deformations import describe_transform
-
-        found: Mapping[str, Any] = describe_transform(file)
+        found: Mapping[str, Any] = _describe_transform(file)
     else:
         from otreg import io
 
@@ -59,6 +57,22 @@ def _run_text(folder: Path, report: Mapping[str, Any]) -> str:
     figures = quality_table([("before", quality.get("before")), ("after", quality.get("after"))])
     notes = "\n".join(f"warning: {warning}" for warning in report.get("warnings") or [])
     return "\n\n".join(part for part in (f"run  {folder}", about, figures, notes) if part)
+
+
+def _describe_transform(file: Path) -> dict[str, Any]:
+    from otreg.deformations import Composite, load_transform
+
+    transform = load_transform(file)
+    stages = transform.stages if isinstance(transform, Composite) else (transform,)
+    return {
+        "path": str(file),
+        "kind": "transform",
+        "direction": "points of MOVING to FIXED",
+        "moving_frame": transform.moving_frame,
+        "fixed_frame": transform.fixed_frame,
+        "stages": [repr(stage) for stage in stages],
+        "metadata": dict(transform.metadata),
+    }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

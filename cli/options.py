@@ -41,6 +41,12 @@ def json_option(function: Decorated) -> Decorated:
     )
 
 
+def repair_option(function: Decorated) -> Decorated:
+    """Add ``--repair``."""
+    text = "Drop points that are not finite, where they are few (else: refuse)."
+    return click.option("--repair", is_flag=True, help=text)(function)
+
+
 def output_option(metavar: str, text: str) -> Callable[[Decorated], Decorated]:
     """Add the required ``-o``/``--output``."""
     return click.option("-o", "--output", required=True, type=PATH, metavar=metavar, help=text)

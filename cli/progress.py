@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from .errors import CLEAR_LINE, rewrites_lines
+
 
 class Event(Protocol):
     """What :func:`otreg.registration.register` reports after each step."""
@@ -34,7 +36,7 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, interval: float = 0.1) -> None:
         self.stream = sys.stderr if stream is None else stream
-        self.active = not quiet and self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.active = not quiet and rewrites_lines(self.stream)
         self.interval = interval
         self._drawn_at = -float("inf")
         self._stage = ""
@@ -46,17 +48,17 @@ class ProgressLine:
         if event.stage == self._stage and now - self._drawn_at < self.interval:
             return
         self._stage, self._drawn_at = event.stage, now
-        self._write("\r\x1b[K" + format_event(event, self._width() - 1))
+        self._write(CLEAR_LINE + format_event(event, self._width() - 1))
 
     def message(self, text: str) -> None:
         """Show what happens while no step is counted, for instance reading files."""
         if self.active:
-            self._write("\r\x1b[K" + text[: self._width() - 1])
+            self._write(CLEAR_LINE + text[: self._width() - 1])
 
     def clear(self) -> None:
         """Remove the line, so that what follows starts on a clean one."""
         if self.active:
-            self._write("\r\x1b[K")
+            self._write(CLEAR_LINE)
 
     def _write(self, text: str) -> None:
         try:

@@ -13,7 +13,7 @@ from otreg.errors import InputError
 
 from .config import effective, load_config
 from .errors import DONE, GATE_FAILED, say, warn
-from .files import check_output_directory
+from .files import check_output_directory, read_surface
 from .interrupt import Interruption
 from .options import PATH, json_option
 from .output import echo, echo_json, fields
@@ -170,8 +170,8 @@ def _read(
     from otreg import io
     from otreg.frames import convert_frame
 
-    moving_shape = io.read(moving, repair=choices["repair"])
-    fixed_shape = io.read(fixed, repair=choices["repair"])
+    moving_shape = read_surface(moving, repair=choices["repair"])
+    fixed_shape = read_surface(fixed, repair=choices["repair"])
     moving_frame, fixed_frame = moving_shape.frame, fixed_shape.frame
     if moving_frame and fixed_frame and moving_frame != fixed_frame:
         if not choices["convert_frames"]:
@@ -209,9 +209,8 @@ def _report(result: Registration, output: Path, quiet: bool, as_json: bool) -> i
         echo(quality_table([("before", quality.get("before")), ("after", quality.get("after"))], unit))
         echo("")
         echo(fields([(name, str(path)) for name, path in written_files(output)]))
-    if not quiet:
-        for warning in result.warnings:
-            warn(str(warning))
+    for warning in result.warnings:
+        warn(str(warning))
     if interrupted:
         say(f"stopped early by Ctrl-C: {output} holds the best so far, marked as interrupted")
         return GATE_FAILED

@@ -1,0 +1,119 @@
+"""``info`` and ``convert``: what is in a file, and the same in another format, frame or unit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import otreg as package
+from tests.support import shared_data
+
+from .support import bean, otreg, refused, succeed, write_landmarks, write_ply
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture(scope="module")
+def ply(folder: Path) -> Path:
+    return write_ply(folder / "bean.ply", *bean(2))
+
+
+def test_info_of_a_surface(ply: Path) -> None:
+    points, triangles = bean(2)
+    found = json.loads(succeed("info", ply, "--json"))
+    flat = json.dumps(found)
+    assert str(len(points)) in flat and str(len(triangles)) in flat
+    text = succeed("info", ply)
+    assert str(len(points)) in text and str(len(triangles)) in text
+
+
+def test_info_of_landmarks(folder: Path) -> None:
+    path = write_landmarks(folder / "marks.csv", bean(0)[0][:5])
+    assert "5" in succeed("info", path)
+    assert json.loads(succeed("info", path, "--json"))
+
+
+@pytest.mark.parametrize("suffix", [".vtk", ".vtp", ".obj", ".off", ".gii", ".gii.gz", ".stl", ".ply"])
+def test_conversion_keeps_the_shape(ply: Path, folder: Path, suffix: str) -> None:
+    target = folder / f"converted{suffix}"
+    done = otreg("convert", ply, target)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("otreg: warning: ") for line in done.stderr.splitlines())
+    assert str(target) in done.stdout
+    before, after = package.read(ply), package.read(target)
+    assert len(after) == len(before) and len(after.triangles) == len(before.triangles)
+    if suffix == ".stl":  # welded from a soup: the same triangles, corner by corner
+        np.testing.assert_allclose(after.triangle_corners, before.triangle_corners, atol=1e-4)
+    else:
+        np.testing.assert_allclose(after.points, before.points, atol=1e-4)
+        np.testing.assert_array_equal(after.triangles, before.triangles)
+
+
+def test_frames_turn_there_and_back_and_losses_are_named(ply: Path, folder: Path) -> None:
+    lps, ras, stl = folder / "lps.vtk", folder / "ras.vtk", folder / "ras.stl"
+    assert "frame" in refused("convert", ply, lps, "--frame", "LPS")
+    succeed("convert", ply, lps, "--from-frame", "LPS")
+    assert package.read(lps).frame == "LPS"
+    succeed("convert", lps, ras, "--frame", "RAS")
+    before, after = package.read(ply), package.read(ras)
+    assert after.frame == "RAS"
+    np.testing.assert_allclose(after.points, before.points * [-1, -1, 1], atol=1e-4)
+    assert "LPS" in refused("convert", lps, folder / "x.vtk", "--from-frame", "RAS")
+    assert not (folder / "x.vtk").exists()
+    assert package.read(succeed("convert", ras, stl).split()[1]).frame == "RAS"
+
+
+def test_what_a_format_cannot_hold_is_named(ply: Path, folder: Path) -> None:
+    surface = package.read(ply)
+    rich = folder / "rich.vtk"
+    package.write(surface.with_data({"thickness": surface.points[:, 0]}), rich)
+    lossy = otreg("convert", rich, folder / "poor.obj")
+    assert lossy.returncode == 0 and "warning" in lossy.stderr and "thickness" in lossy.stderr
+    quiet = otreg("convert", rich, folder / "poor.obj", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_units_are_scaled(ply: Path, folder: Path) -> None:
+    target = folder / "scaled.ply"
+    succeed("convert", ply, target, "--scale", "0.001")
+    np.testing.assert_allclose(package.read(target).points, package.read(ply).points / 1000, atol=1e-6)
+    assert "positive" in refused("convert", ply, folder / "y.ply", "--scale", "-1")
+
+
+def test_landmarks_become_other_landmarks_and_clouds(folder: Path) -> None:
+    points = bean(0)[0][:6]
+    csv = write_landmarks(folder / "six.csv", points)
+    slicer = folder / "six.mrk.json"
+    succeed("convert", csv, slicer, "--from-frame", "RAS", "--frame", "LPS")
+    marks = package.read_landmarks(slicer)
+    assert marks.frame == "LPS" and marks.names[0] == "P0"
+    np.testing.assert_allclose(marks.points, points * [-1, -1, 1], atol=1e-6)
+
+
+def test_an_input_is_not_overwritten(ply: Path) -> None:
+    before = ply.read_bytes()
+    assert "is also the input" in refused("convert", ply, ply)
+    assert ply.read_bytes() == before
+
+
+def test_real_files_of_many_formats(tmp_path: Path) -> None:
+    for name, frame in (
+        ("cortex/fsa5_lh.obj", None),
+        ("heart_cycle/patient1_LV_ENDOCARDIAL_000.vtk", None),
+        ("cerebellum/PIAL_SUIT.surf.gii", "RAS"),
+        ("mouse_skull/C57BL6_J.mrk.json", "LPS"),
+    ):
+        found = json.loads(succeed("info", shared_data(name), "--json"))
+        if frame is not None:
+            assert found["frame"] == frame, name
+    surface = shared_data("knee_femur/1_RIGHT_femur_Nov_02_2021.vtk")
+    succeed("convert", surface, tmp_path / "knee.vtp")
+    before, after = package.read(surface), package.read(tmp_path / "knee.vtp")
+    np.testing.assert_array_equal(after.triangles, before.triangles)
+    np.testing.assert_array_equal(after.point_data["Cartilage Region"], before.point_data["Cartilage Region"])
