@@ -1,4 +1,4 @@
-"""The plan of the house, held by tests: who imports whom, what `import otreg` loads, how long a file may be."""
+"""The plan of the house, held by tests: who imports whom, what `import otreg` loads, how long a file is."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""What every tool of the accuracy table gets the same: files, tessellations, a starting pose."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Mesh(NamedTuple):
+    """Vertices (N, 3) and triangles (T, 3)."""
+
+    points: Array
+    triangles: Integers
+
+
+class Similarity(NamedTuple):
+    """``x -> scale * rotation @ x + shift``."""
+
+    scale: float
+    rotation: Array
+    shift: Array
+
+    def __call__(self, points: Array) -> Array:
+        return self.scale * points @ self.rotation.T + self.shift
+
+
+def write_mesh(path: Path, mesh: Mesh) -> None:
+    """Write a binary PLY file."""
+    import trimesh
+
+    trimesh.Trimesh(mesh.points, mesh.triangles, process=False).export(path)
+
+
+def read_mesh(path: Path) -> Mesh:
+    """Read a PLY file, vertices in the file's order."""
+    import trimesh
+
+    mesh = trimesh.load(path, process=False, maintain_order=True, force="mesh")
+    return Mesh(np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64))
+
+
+def shuffled(mesh: Mesh, rng: np.random.Generator) -> Mesh:
+    """The same mesh with vertices and triangles in random order, so that no index tells anything."""
+    order = rng.permutation(len(mesh.points))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return Mesh(mesh.points[order], place[mesh.triangles][rng.permutation(len(mesh.triangles))])
+
+
+def remeshed(mesh: Mesh, keep: float = 0.6) -> Mesh:
+    """The same surface on another tessellation: linear subdivision, then quadric decimation.
+
+    Parameters
+    ----------
+    keep : float
+        Share of the triangles (before subdivision) that remain, and so about that of the vertices.
+    """
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
+
+    points, cells, surface = vtk.vtkPoints(), vtk.vtkCellArray(), vtk.vtkPolyData()
+    points.SetData(numpy_to_vtk(np.ascontiguousarray(mesh.points), deep=1))
+    cells.SetData(3, numpy_to_vtkIdTypeArray(np.ascontiguousarray(mesh.triangles).ravel(), deep=1))
+    surface.SetPoints(points)
+    surface.SetPolys(cells)
+    finer, coarser = vtk.vtkLinearSubdivisionFilter(), vtk.vtkQuadricDecimation()
+    finer.SetInputData(surface)
+    finer.SetNumberOfSubdivisions(1)
+    coarser.SetInputConnection(finer.GetOutputPort())
+    coarser.SetTargetReduction(1.0 - keep / 4.0)
+    coarser.Update()
+    out = coarser.GetOutput()
+    triangles = vtk_to_numpy(out.GetPolys().GetConnectivityArray()).reshape(-1, 3)
+    return Mesh(vtk_to_numpy(out.GetPoints().GetData()).astype(np.float64), triangles.astype(np.int64))
+
+
+def fit_similarity(source: Array, target: Array, *, scaled: bool = True) -> Similarity:
+    """Least-squares rotation, shift and (if ``scaled``) size between corresponding points (Umeyama 1991)."""
+    centre, goal = source.mean(axis=0), target.mean(axis=0)
+    left, values, right = np.linalg.svd((target - goal).T @ (source - centre))
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])  # never a reflection
+    rotation = left @ np.diag(signs) @ right
+    scale = float((values * signs).sum() / ((source - centre) ** 2).sum()) if scaled else 1.0
+    return Similarity(scale, rotation, goal - scale * rotation @ centre)
+
+
+def similarity_icp(source: Array, target: Array, *, samples: int = 3000, steps: int = 30) -> Similarity:
+    """Iterated closest points from several poses: ``steps`` rigid ones, then ``steps`` with size.
+
+    Starts: the centroids put together, and the four rotations that put the principal axes together. The pose
+    whose root mean square distance, both ways added, is the least wins.
+    """
+    rng = np.random.default_rng(0)
+    source, target = (
+        points[rng.choice(len(points), min(samples, len(points)), replace=False)]
+        for points in (source, target)
+    )
+    tree = cKDTree(target)
+    centre, goal = source.mean(axis=0), target.mean(axis=0)
+    axes, goal_axes = (np.linalg.svd(p - p.mean(axis=0), full_matrices=False)[2] for p in (source, target))
+    rotations = [goal_axes.T @ np.diag(signs) @ axes for signs in itertools.product([1.0, -1.0], repeat=3)]
+    best: tuple[float, Similarity] | None = None
+    for rotation in [np.eye(3), *(r for r in rotations if np.linalg.det(r) > 0)]:
+        pose = Similarity(1.0, rotation, goal - rotation @ centre)
+        for scaled in (False, True):
+            for _ in range(steps):
+                pose = fit_similarity(source, target[tree.query(pose(source))[1]], scaled=scaled)
+        moved = pose(source)
+        there, back = tree.query(moved)[0], cKDTree(moved).query(target)[0]
+        error = float(np.sqrt((there**2).mean()) + np.sqrt((back**2).mean()))
+        if best is None or error < best[0]:
+            best = (error, pose)
+    assert best is not None
+    return best[1]
