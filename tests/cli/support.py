@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
+from otreg_cli.main import main
 
 ROTATION = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
 OFFSET = np.array([30.0, -20.0, 15.0])
@@ -26,32 +29,65 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **extra}
 
 
-def otreg(*arguments: object, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run otreg to its end."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+def otreg(
+    *arguments: object, cwd: Path | None = None, fresh: bool = False, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run otreg to its end.
+
+    Parameters
+    ----------
+    arguments
+        As on the command line.
+    cwd : path, optional
+        Folder to be in.
+    fresh : bool
+        Start a process of its own, as a user does. Otherwise the same entry point is called in this process,
+        which saves seconds of loading; each command is also tested in a fresh one.
+    extra
+        Environment variables of a fresh process.
+    """
+    if fresh or extra:
+        return subprocess.run(
+            command(*arguments),
+            cwd=cwd,
+            env=environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    given = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    before = dict(os.environ)
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main(given)
+        except SystemExit as ending:
+            code = ending.code
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
-def succeed(*arguments: object, cwd: Path | None = None) -> str:
+def succeed(*arguments: object, cwd: Path | None = None, fresh: bool = False) -> str:
     """Run otreg, expect exit code 0 and no word on stderr, and return its stdout."""
-    done = otreg(*arguments, cwd=cwd)
+    done = otreg(*arguments, cwd=cwd, fresh=fresh)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
 
 
-def refused(*arguments: object, cwd: Path | None = None, code: int = 2) -> str:
-    """Run otreg, expect one line of complaint and nothing on stdout, and return the line."""
-    done = otreg(*arguments, cwd=cwd)
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+def refused(*arguments: object, cwd: Path | None = None, fresh: bool = False) -> str:
+    """Run otreg, expect exit code 2 with one line of complaint and an empty stdout, and return the line."""
+    done = otreg(*arguments, cwd=cwd, fresh=fresh)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert done.stdout == ""
     assert done.stderr.startswith("otreg: error: "), done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.endswith("\n"), done.stderr

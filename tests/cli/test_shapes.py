@@ -29,7 +29,7 @@ def test_info_of_a_surface(ply: Path) -> None:
     found = json.loads(succeed("info", ply, "--json"))
     flat = json.dumps(found)
     assert str(len(points)) in flat and str(len(triangles)) in flat
-    text = succeed("info", ply)
+    text = succeed("info", ply, fresh=True)
     assert str(len(points)) in text and str(len(triangles)) in text
 
 
@@ -58,7 +58,7 @@ def test_conversion_keeps_the_shape(ply: Path, folder: Path, suffix: str) -> Non
 def test_frames_turn_there_and_back_and_losses_are_named(ply: Path, folder: Path) -> None:
     lps, ras, stl = folder / "lps.vtk", folder / "ras.vtk", folder / "ras.stl"
     assert "frame" in refused("convert", ply, lps, "--frame", "LPS")
-    succeed("convert", ply, lps, "--from-frame", "LPS")
+    succeed("convert", ply, lps, "--from-frame", "LPS", fresh=True)
     assert package.read(lps).frame == "LPS"
     succeed("convert", lps, ras, "--frame", "RAS")
     before, after = package.read(ply), package.read(ras)

@@ -16,8 +16,8 @@ COMMANDS = ("register", "apply", "evaluate", "compose", "info", "convert", "rend
 
 
 def test_version_and_help() -> None:
-    assert succeed("--version") == f"otreg {package.__version__}\n"
-    text = succeed("--help")
+    assert succeed("--version", fresh=True) == f"otreg {package.__version__}\n"
+    text = succeed("--help", fresh=True)
     assert "A map moves POINTS of MOVING into FIXED's space" in " ".join(text.split())
     for name in COMMANDS:
         assert f"\n  {name} " in text
