@@ -216,6 +216,8 @@ def _read_cells(cursor: _Cursor, words: list[str], offsets_style: bool) -> tuple
     flat = cursor.numbers(size, "int", what).astype(np.int64)
     if count and size % count == 0 and np.all(flat[:: size // count] == size // count - 1):
         return flat.reshape(count, -1)[:, 1:].ravel(), np.full(count, size // count - 1)
+    if count > size:
+        raise InputError(f"{words[0].lower()}: {count} cells in {size} numbers; the file is damaged, export it again")
     starts, sizes, place = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
     for cell in range(count):
         if place >= size:
