@@ -123,7 +123,7 @@ def sniff(data: bytes, path: Path) -> str:
     if start.startswith(b"solid") and re.search(rb"facet|endsolid", data[:100_000]):
         return "stl"
     if b"\x00" not in head:
-        found = _sniff_text(head, start)
+        found = _sniff_text(head, start, SURFACE_SUFFIXES.get(suffix) == "text")
         if found:
             return found
     # A binary STL has no magic, so that a damaged one is known by its name alone.
@@ -151,7 +151,7 @@ def _sniff_xml(head: bytes) -> str:
     raise InputError(f"is XML of an unknown kind, or truncated; {_supported()}")
 
 
-def _sniff_text(head: bytes, start: bytes) -> str | None:
+def _sniff_text(head: bytes, start: bytes, table: bool) -> str | None:
     if re.match(rb"(ST)?C?N?4?n?OFF\b", start) or re.match(rb"#[^\n]*\n\s*(ST)?C?N?OFF\b", start):
         return "off"
     if start.startswith((b"{", b"[")):
@@ -164,7 +164,7 @@ def _sniff_text(head: bytes, start: bytes) -> str | None:
     if re.search(rb"^(mtllib|usemtl|g|o|s) ", head, re.MULTILINE):
         return "obj"
     # Text that holds numbers, and no control characters: a table of coordinates.
-    if re.search(rb"\d", head) and not re.search(rb"[\x01-\x08\x0e-\x1f\x80-\x9f\xff]", head):
+    if (table or re.search(rb"\d", head)) and not re.search(rb"[\x01-\x08\x0e-\x1f\x80-\x9f\xff]", head):
         return "text"
     return None
 

@@ -23,15 +23,22 @@ def parse_numbers(text: bytes, dtype: DTypeLike = np.float64) -> NDArray:
     array, shape (n,)
         The caller compares ``n`` with the number that it expects: a shorter array means damaged text.
     """
+    return parse_all(text, dtype)[0]
+
+
+def parse_all(text: bytes, dtype: DTypeLike = np.float64) -> tuple[NDArray, bool]:
+    """Like :func:`parse_numbers`, and whether the text is numbers to its end."""
     if not text.strip():
-        return np.zeros(0, dtype)
-    with warnings.catch_warnings():
-        # numpy warns about text that is no number; callers see it from the count.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        return np.zeros(0, dtype), True
+    with warnings.catch_warnings(record=True) as caught:
+        # numpy warns where it meets a word that is no number
+        warnings.simplefilter("always", DeprecationWarning)
         try:
-            return np.fromstring(text.decode("latin-1"), dtype=dtype, sep=" ")
+            values = np.fromstring(text.decode("latin-1"), dtype=dtype, sep=" ")
         except ValueError:
-            return _parse_words(text, np.dtype(dtype))
+            values = _parse_words(text, np.dtype(dtype))
+            return values, len(values) == len(text.split())
+    return values, not caught
 
 
 def _parse_words(text: bytes, dtype: np.dtype) -> NDArray:

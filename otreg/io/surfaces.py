@@ -23,7 +23,7 @@ from otreg.io.gifti import read_gifti, read_gifti_values, write_gifti
 from otreg.io.obj import read_obj, read_off, write_obj, write_off
 from otreg.io.ply import read_ply, write_ply
 from otreg.io.stl import read_stl, write_stl
-from otreg.io.tables import read_npy, read_table, read_text, write_npy, write_text
+from otreg.io.tables import load_array, read_npy, read_table, read_text, write_npy, write_text
 from otreg.io.vtk_legacy import read_vtk, write_vtk
 from otreg.io.vtp import read_vtp, write_vtp
 from otreg.surface import Surface
@@ -269,7 +269,7 @@ def _values(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict
                 raise InputError("holds no values on points")
             return values, label_names
         if kind == "npy":
-            return {source.stem: _plain_array(source)}, {}
+            return {source.stem: _plain_array(data)}, {}
         if kind == "text":
             return _table_values(data, source), {}
     except InputError as error:
@@ -282,8 +282,8 @@ def _values(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict
     return dict(surface.point_data), dict(surface.label_names)
 
 
-def _plain_array(source: Path) -> NDArray[Any]:
-    values = np.load(source, allow_pickle=False)
+def _plain_array(data: bytes) -> NDArray[Any]:
+    values = load_array(data)
     if values.ndim not in (1, 2) or values.dtype.kind not in "fiub":
         raise InputError(f"an array of shape (N,) or (N, k) is needed, got {values.shape} of {values.dtype}")
     return values

@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,7 @@ def read_table(data: bytes) -> Table:
     rows = _split(lines[:1], separator)
     header = rows[0] if any(not _is_number(word) for word in rows[0]) else None
     # A first row of names and numbers ("A,1,2,3") is data like the others.
-    if (
-        header
-        and len(lines) > 1
-        and sum(map(_is_number, header)) == sum(map(_is_number, _split(lines[1:2], separator)[0]))
-    ):
-        header = None
-    elif header and len(lines) == 1 and sum(map(_is_number, header)) >= 3:
+    if header and sum(map(_is_number, header)) >= 3:
         header = None
     body = lines[1:] if header else lines
     if not body:
@@ -110,9 +105,9 @@ def _columns(
         if len(row) == width + 1 and row[-1] == "":
             row.pop()
         if len(row) != width:
+            counts = f"row {number + 1 + bool(header)} has {len(row)} values where {width} are expected"
             raise InputError(
-                f"row {number + 1} has {len(row)} values where {width} are expected: the table is truncated, "
-                "damaged, or no table of points; correct or export it again"
+                f"{counts}: it is truncated, damaged, or no table of points; correct or export it again"
             )
     columns: list[NDArray[Any] | list[str]] = []
     for k in range(width):
@@ -211,17 +206,24 @@ def _words(surface: Surface, name: str, values: NDArray[Any], warnings: list[str
 
 def read_npy(data: bytes, path: Path) -> Surface:
     """Read an array of shape (N, 3) as a point cloud; pickled objects are refused."""
-    try:
-        points = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(
-            f"cannot be read as a plain array ({str(error)[:80]}); save it again with numpy.save"
-        ) from None
+    points = load_array(data)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
         raise InputError(
             f"an array of shape (N, 3) of real numbers is needed, got {points.shape} of {points.dtype}"
         )
     return Surface(points)
+
+
+def load_array(data: bytes) -> NDArray[Any]:
+    """The plain array of an .npy file; pickled objects are refused."""
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    # numpy parses the header as Python source: a damaged one raises the errors of a damaged program.
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(
+            f"cannot be read as a plain array ({reason}); save it again with numpy.save"
+        ) from None
 
 
 def write_npy(surface: Surface, path: Path) -> list[str]:

@@ -26,7 +26,7 @@ from otreg.io.columns import (
     plain_numbers,
 )
 from otreg.io.formats import declared_frame, frame_comment
-from otreg.io.numbers import parse_numbers
+from otreg.io.numbers import parse_all
 from otreg.io.polygons import join_cells
 from otreg.surface import IntArray, Surface
 
@@ -111,11 +111,16 @@ class _Cursor:
             return np.frombuffer(block, ">" + code).astype(code)
         boundary = _BOUNDARY.search(self.data, self.place)
         end = boundary.start() if boundary else len(self.data)
-        values = parse_numbers(self.data[self.place : end], np.float64 if code[0] == "f" else np.int64)
+        block = self.data[self.place : end]
+        values, whole = parse_all(block, np.float64 if code[0] == "f" else np.int64)
         _expect(len(values), count, what, "numbers")
         if len(values) > count:
             raise InputError(
                 f"{count} {what} promised, but there are {len(values)}; correct the file's header"
+            )
+        if not whole:
+            raise InputError(
+                f"damaged: after the {what} comes text that is no number and no VTK section; export it again"
             )
         self.place = end
         return values if code == "f8" else values.astype(code)
@@ -217,7 +222,9 @@ def _read_cells(cursor: _Cursor, words: list[str], offsets_style: bool) -> tuple
     if count and size % count == 0 and np.all(flat[:: size // count] == size // count - 1):
         return flat.reshape(count, -1)[:, 1:].ravel(), np.full(count, size // count - 1)
     if count > size:
-        raise InputError(f"{words[0].lower()}: {count} cells in {size} numbers; the file is damaged, export it again")
+        raise InputError(
+            f"{words[0].lower()}: {count} cells in {size} numbers; the file is damaged, export it again"
+        )
     starts, sizes, place = np.zeros(count, np.int64), np.zeros(count, np.int64), 0
     for cell in range(count):
         if place >= size:

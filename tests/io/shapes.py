@@ -11,7 +11,9 @@ TETRAHEDRON = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
 
 def tetrahedron() -> Surface:
     """Four points in a deliberate order, coordinates that need every digit of double precision."""
-    points = np.array([[0.1, 1 / 3, -2.7e-8], [12.25, np.pi, 1e5 / 7], [-3.0, 1e3 + 1e-10, 0.5], [7.7, -np.e, 2.0]])
+    points = np.array(
+        [[0.1, 1 / 3, -2.7e-8], [12.25, np.pi, 1e5 / 7], [-3.0, 1e3 + 1e-10, 0.5], [7.7, -np.e, 2.0]]
+    )
     return Surface(points, TETRAHEDRON)
 
 

@@ -40,7 +40,9 @@ def vtk_arrays(path: Path, reader_name: str = "vtkPolyDataReader") -> tuple[np.n
     triangles.PassLinesOff()
     triangles.Update()
     output, source = triangles.GetOutput(), reader.GetOutput().GetPointData()
-    data = {source.GetArrayName(k): vtk_to_numpy(source.GetArray(k)) for k in range(source.GetNumberOfArrays())}
+    data = {
+        source.GetArrayName(k): vtk_to_numpy(source.GetArray(k)) for k in range(source.GetNumberOfArrays())
+    }
     corners = output.GetPolys().GetConnectivityArray() if output.GetNumberOfPolys() else None
     cells = vtk_to_numpy(corners).reshape(-1, 3) if corners else np.zeros((0, 3), int)
     return vtk_to_numpy(output.GetPoints().GetData()), cells, data
@@ -48,9 +50,17 @@ def vtk_arrays(path: Path, reader_name: str = "vtkPolyDataReader") -> tuple[np.n
 
 @pytest.mark.parametrize(
     "name",
-    ["heart_cycle/patient1_RV_ENDOCARDIAL_000.vtk", "deep_brain/hippo1.vtk", "cortex/fsa5_lh.vtk", "messy/avf.vtk"]
-    + ["knee_femur/1_RIGHT_femur_Nov_02_2021.vtk", "left_atrium/LA_01_groomed.vtk", "messy/fetal_cortex.vtk"]
-    + ["femur_landmarks/VSD001_femur.vtk", "lung_vessels/copd1_source.vtk"],
+    [
+        "heart_cycle/patient1_RV_ENDOCARDIAL_000.vtk",
+        "deep_brain/hippo1.vtk",
+        "cortex/fsa5_lh.vtk",
+        "messy/avf.vtk",
+        "knee_femur/1_RIGHT_femur_Nov_02_2021.vtk",
+        "left_atrium/LA_01_groomed.vtk",
+        "messy/fetal_cortex.vtk",
+        "femur_landmarks/VSD001_femur.vtk",
+        "lung_vessels/copd1_source.vtk",
+    ],
 )
 def test_same_as_vtk_reads(name: str) -> None:
     """Versions 1.0 to 5.1, ASCII and binary, polygons, strips and vertex cells."""
@@ -58,7 +68,9 @@ def test_same_as_vtk_reads(name: str) -> None:
     surface = io.read(path)
     points, triangles, data = vtk_arrays(path)
     np.testing.assert_array_equal(surface.points.astype(points.dtype), points)
-    repeated = (triangles == np.roll(triangles, 1, axis=1)).any(axis=1)  # joints of strips, which we leave out
+    repeated = (triangles == np.roll(triangles, 1, axis=1)).any(
+        axis=1
+    )  # joints of strips, which we leave out
     expected = triangles[~repeated]
     # The same triangles turned the same way; VTK starts some at another corner.
     np.testing.assert_array_equal(_rotated(surface.triangles), _rotated(expected))
@@ -119,7 +131,9 @@ def test_we_read_what_vtk_writes(tmp_path: Path, version: int, binary: bool) -> 
     writer.Write()
     surface = io.read(tmp_path / "a.vtk")
     assert surface.frame == "LPS"
-    assert len(surface) == polydata.GetNumberOfPoints() and len(surface.triangles) == polydata.GetNumberOfPolys()
+    assert (
+        len(surface) == polydata.GetNumberOfPoints() and len(surface.triangles) == polydata.GetNumberOfPolys()
+    )
     assert set(surface.point_data) == set(expected)
     for name, values in expected.items():
         assert surface.point_data[name].dtype == values.dtype, name
@@ -129,7 +143,8 @@ def test_we_read_what_vtk_writes(tmp_path: Path, version: int, binary: bool) -> 
 
 def test_vtk_odds_and_ends(tmp_path: Path) -> None:
     text = (
-        "# vtk DataFile Version 3.0\nby hand, SPACE=RAS\nascii\nDATASET POLYDATA\nFIELD FieldData 1\nnote 1 1 int\n7\n"
+        "# vtk DataFile Version 3.0\nby hand, SPACE=RAS\nascii\nDATASET POLYDATA\n"
+        "FIELD FieldData 1\nnote 1 1 int\n7\n"
         f"POINTS 4 float\n{SQUARE}METADATA\nINFORMATION 0\n\nLINES 1 3\n2 0 1\nPOLYGONS 1 5\n4 0 1 2 3\n"
         "CELL_DATA 1\nSCALARS patch int\nLOOKUP_TABLE default\n5\n"
         "POINT_DATA 4\nSCALARS height float\nLOOKUP_TABLE mine\n1 2 3 nan\nLOOKUP_TABLE mine 1\n0 0 1 1\n"
@@ -159,12 +174,17 @@ def test_vtk_unstructured_grid(tmp_path: Path) -> None:
 
 def test_vtp_of_slicer_and_several_pieces(tmp_path: Path) -> None:
     piece = (
-        '<Piece NumberOfPoints="3" NumberOfVerts="0" NumberOfLines="0" NumberOfStrips="0" NumberOfPolys="1"><Points>'
-        '<DataArray type="Float64" NumberOfComponents="3" format="ascii">0 0 0 1 0 0 0 1 0</DataArray></Points><Polys>'
+        '<Piece NumberOfPoints="3" NumberOfVerts="0" NumberOfLines="0" '
+        'NumberOfStrips="0" NumberOfPolys="1"><Points>'
+        '<DataArray type="Float64" NumberOfComponents="3" format="ascii">0 0 0 1 0 0 0 1 0</DataArray>'
+        "</Points><Polys>"
         '<DataArray type="Int64" Name="connectivity" format="ascii">0 1 2</DataArray>'
         '<DataArray type="Int64" Name="offsets" format="ascii">3</DataArray></Polys></Piece>'
     )
-    text = f'<?xml version="1.0"?>\n<VTKFile type="PolyData" version="1.0"><PolyData>{piece * 2}</PolyData></VTKFile>\n'
+    text = (
+        f'<?xml version="1.0"?>\n'
+        f'<VTKFile type="PolyData" version="1.0"><PolyData>{piece * 2}</PolyData></VTKFile>\n'
+    )
     surface = io.read(put(tmp_path, "a.vtp", text))
     assert len(surface) == 6
     np.testing.assert_array_equal(surface.triangles, [[0, 1, 2], [3, 4, 5]])
@@ -202,10 +222,12 @@ def test_ply_of_mixed_polygons_and_other_elements(tmp_path: Path, order: str) ->
     kind = {"ascii": "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[order]
     head = (
         f"ply\nformat {kind} 1.0\ncomment SPACE=LPS\nelement vertex 4\nproperty float x\nproperty double y\n"
-        "property float z\nproperty uchar red\nproperty uchar green\nproperty uchar blue\nproperty short speed_x\n"
+        "property float z\nproperty uchar red\nproperty uchar green\n"
+        "property uchar blue\nproperty short speed_x\n"
         "property short speed_y\nproperty short speed_z\nelement camera 1\nproperty int focus\n"
         "element face 2\nproperty list uchar int vertex_index\nproperty int patch\n"
-        "element tristrips 1\nproperty list int int vertex_indices\nelement tail 1\nproperty list uchar char name\n"
+        "element tristrips 1\nproperty list int int vertex_indices\nelement tail 1\n"
+        "property list uchar char name\n"
         "end_header\n"
     )
     rows = [(*p, 255, 0, k, k, 2 * k, -k) for k, p in enumerate([(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)])]
@@ -220,7 +242,9 @@ def test_ply_of_mixed_polygons_and_other_elements(tmp_path: Path, order: str) ->
     np.testing.assert_array_equal(surface.points, [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
     expected = [[0, 1, 2], [0, 2, 3], [0, 1, 2], [0, 1, 3], [3, 1, 2], [2, 1, 0]]
     np.testing.assert_array_equal(surface.triangles, expected)
-    np.testing.assert_array_equal(surface.point_data["speed"], [[0, 0, 0], [1, 2, -1], [2, 4, -2], [3, 6, -3]])
+    np.testing.assert_array_equal(
+        surface.point_data["speed"], [[0, 0, 0], [1, 2, -1], [2, 4, -2], [3, 6, -3]]
+    )
     np.testing.assert_array_equal(surface.point_data["colours"][:, 2], [0, 1, 2, 3])
     assert surface.frame == "LPS"
     assert surface.metadata["ignored"] == ["element 'camera'", "face property 'patch'", "element 'tail'"]
@@ -231,7 +255,9 @@ def test_stl_weld_against_trimesh() -> None:
     path = shared_data("femur_stl/femur_reference.stl")
     surface = io.read(path)
     soup = trimesh.load(path, process=False, file_type="stl")
-    np.testing.assert_array_equal(surface.points[surface.triangles].reshape(-1, 3), soup.vertices[soup.faces.ravel()])
+    np.testing.assert_array_equal(
+        surface.points[surface.triangles].reshape(-1, 3), soup.vertices[soup.faces.ravel()]
+    )
     assert len(np.unique(surface.points, axis=0)) == len(surface) == 1622
     weld_map = surface.metadata["weld_map"]
     assert surface.metadata["merged_corners"] == len(weld_map) - len(surface)
@@ -270,8 +296,10 @@ def test_stl_says_what_it_loses(tmp_path: Path) -> None:
 # ---------- OBJ and OFF ----------
 def test_obj_with_texture_keeps_vertices(tmp_path: Path) -> None:
     text = (
-        "# by hand\nmtllib a.mtl\no thing\nv 0 0 0\nv  1\t0 0 \nv 1 1 0\r\nv 0 1 0\nv 9 9 9\nvt 0 0\nvt 1 0\nvn 0 0 1\n"
-        "g front\nusemtl skin\ns 1\nf 1/1/1 2/2/1 3/1/1 # a comment\nf 1//1 3//1 \\\n 4//1\ng back\nf -5 -4 -3 -2\n"
+        "# by hand\nmtllib a.mtl\no thing\nv 0 0 0\nv  1\t0 0 \nv 1 1 0\r\nv 0 1 0\n"
+        "v 9 9 9\nvt 0 0\nvt 1 0\nvn 0 0 1\n"
+        "g front\nusemtl skin\ns 1\nf 1/1/1 2/2/1 3/1/1 # a comment\nf 1//1 3//1 \\\n"
+        " 4//1\ng back\nf -5 -4 -3 -2\n"
         "f 4/2 3/1 2/1\nl 1 2\n"
     )
     surface = io.read(put(tmp_path, "a.obj", text))

@@ -1,4 +1,4 @@
-"""What is written is read back: coordinates, order, point data, label names, frames, in every format that holds them."""
+"""What is written is read back: coordinates, order, point data, names and frames, where a format has them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_frame(tmp_path: Path, suffix: str, frame: str | None) -> None:
     surface = Surface(tetrahedron().points, tetrahedron().triangles, frame=frame)
     warnings = io.write(surface, tmp_path / f"a.{suffix}")
     assert io.read(tmp_path / f"a.{suffix}").frame == frame
-    assert any("RAS by other programs" in w for w in warnings) == (suffix == "gii" and frame in ("LPS", "tkRAS"))
+    assert any("RAS by other programs" in w for w in warnings) == (
+        suffix == "gii" and frame in ("LPS", "tkRAS")
+    )
 
 
 @pytest.mark.parametrize("suffix", ["obj", "off", "stl", "xyz", "npy", "pial"])
@@ -104,7 +106,9 @@ def test_what_is_dropped_is_said(tmp_path: Path, suffix: str) -> None:
 
 
 def test_text_data_is_left_out_with_a_warning(tmp_path: Path) -> None:
-    surface = tetrahedron().with_data({"words": np.array(["a", "b", "c", "d"]), "flag": np.array([True, False] * 2)})
+    surface = tetrahedron().with_data(
+        {"words": np.array(["a", "b", "c", "d"]), "flag": np.array([True, False] * 2)}
+    )
     for suffix in WITH_DATA:
         assert any("'words'" in w for w in io.write(surface, tmp_path / f"a.{suffix}"))
         np.testing.assert_array_equal(io.read(tmp_path / f"a.{suffix}").point_data["flag"], [1, 0, 1, 0])
@@ -118,8 +122,12 @@ def test_integers_that_do_not_fit(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 12), seed=st.integers(0, 10**6), suffix=st.sampled_from(["vtk", "ply", "vtp", "off"]))
-def test_any_mesh_survives(tmp_path_factory: pytest.TempPathFactory, count: int, seed: int, suffix: str) -> None:
+@given(
+    count=st.integers(1, 12), seed=st.integers(0, 10**6), suffix=st.sampled_from(["vtk", "ply", "vtp", "off"])
+)
+def test_any_mesh_survives(
+    tmp_path_factory: pytest.TempPathFactory, count: int, seed: int, suffix: str
+) -> None:
     """Also degenerate triangles, points that nothing uses, duplicates and extreme coordinates."""
     rng = np.random.default_rng(seed)
     points = rng.choice([0.0, -1.5, 1e-300, 1e300, rng.normal()], size=(count, 3))
@@ -132,7 +140,10 @@ def test_any_mesh_survives(tmp_path_factory: pytest.TempPathFactory, count: int,
 
 
 @settings(max_examples=30, deadline=None)
-@given(name=st.text(min_size=1, max_size=12).filter(lambda n: n.strip() and n.isprintable()), width=st.integers(1, 4))
+@given(
+    name=st.text(min_size=1, max_size=12).filter(lambda n: n.strip() and n.isprintable()),
+    width=st.integers(1, 4),
+)
 def test_any_name_survives(tmp_path_factory: pytest.TempPathFactory, name: str, width: int) -> None:
     values = np.arange(4.0 * width).reshape(4, width)
     surface = tetrahedron().with_data({name: values[:, 0] if width == 1 else values})
