@@ -157,6 +157,12 @@ def write_gifti(surface: Surface, path: Path) -> list[str]:
             warnings.append(f"point data {name!r} is not a numeric scalar or vector and was left out")
             continue
         _add_values(image, name, plain, surface.label_names.get(name), warnings)
+    extra = len(image.darrays) - 1 - surface.has_triangles
+    if extra:
+        warnings.append(
+            f"Connectome Workbench refuses a GIFTI surface that holds point data as well ({extra} arrays here): "
+            "for it, write a copy without point data"
+        )
     content = image.to_bytes()
     # Time 0 in the gzip header: the same surface gives the same bytes.
     path.write_bytes(gzip.compress(content, mtime=0) if suffix_of(path) == ".gii.gz" else content)

@@ -55,7 +55,8 @@ def test_formats_of_triangles_refuse_a_cloud(tmp_path: Path, suffix: str) -> Non
 @pytest.mark.parametrize("suffix", WITH_DATA)
 def test_point_data_and_label_names(tmp_path: Path, suffix: str) -> None:
     surface = with_data()
-    assert io.write(surface, tmp_path / f"a.{suffix}") == []
+    warnings = io.write(surface, tmp_path / f"a.{suffix}")
+    assert ["Workbench" in w for w in warnings] == ([True] if suffix.startswith("gii") else [])
     again = io.read(tmp_path / f"a.{suffix}")
     assert set(again.point_data) == set(surface.point_data)
     for name, values in surface.point_data.items():
