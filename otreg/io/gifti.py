@@ -160,7 +160,7 @@ def write_gifti(surface: Surface, path: Path) -> list[str]:
     extra = len(image.darrays) - 1 - surface.has_triangles
     if extra:
         warnings.append(
-            f"Connectome Workbench refuses a GIFTI surface that holds point data as well ({extra} arrays here): "
+            f"Connectome Workbench refuses a GIFTI surface that holds point data as well ({extra} arrays): "
             "for it, write a copy without point data"
         )
     content = image.to_bytes()
