@@ -9,7 +9,6 @@ import click
 from .files import read_surface
 from .options import PATH, json_option, repair_option
 from .output import echo, echo_json
-from .quality_table import quality_table
 
 
 @click.command(short_help="Measure how well MOVED fits FIXED.")
@@ -71,4 +70,4 @@ def evaluate(
     if as_json:
         echo_json(found)
     else:
-        echo(quality_table([("", found)], found.get("unit")))
+        echo(quality.format_table(found))

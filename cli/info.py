@@ -13,6 +13,9 @@ from .options import PATH, json_option
 from .output import echo, echo_json, fields, number
 from .quality_table import quality_table
 
+MOST_SHOWN = 6
+"""Labels and names listed for people; ``--json`` has them all."""
+
 
 @click.command(short_help="Show what a surface, landmark file, transform or run holds.")
 @click.argument("file", type=PATH)
@@ -42,7 +45,7 @@ def info(file: Path, as_json: bool) -> None:
     if as_json:
         echo_json(found)
     else:
-        echo(fields(list(_flat(found))))
+        echo(fields(_lines(found)))
 
 
 def _run_text(folder: Path, report: Mapping[str, Any]) -> str:
@@ -75,20 +78,42 @@ def _describe_transform(file: Path) -> dict[str, Any]:
     }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """One line for each leaf of a tree, named by its path."""
+def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One line for each thing worth knowing of a shape, values or a transform."""
     lines: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{prefix}{key}.") if value else [(f"{prefix}{key}", "none")]
-        else:
-            lines.append((f"{prefix}{key}", _text(value)))
+    for key, value in found.items():
+        if key == "bounds" and value:
+            spans = (f"{axis} {low:.6g} to {high:.6g}" for axis, low, high in zip("xyz", *value, strict=True))
+            lines.append((key, ", ".join(spans)))
+        elif key == "point_data" and value:
+            lines += [(f"data {name}", _data_text(entry)) for name, entry in value.items()]
+        elif key == "labels":
+            lines += [(f"labels {name}", _labels_text(counts)) for name, counts in value.items()]
+        elif key == "stages":
+            lines += [(f"stage {index + 1}", str(stage)) for index, stage in enumerate(value)]
+        elif isinstance(value, Mapping):
+            lines += [(f"{key} {name}", _text(item)) for name, item in value.items()]
+        elif key.endswith("frame") or value not in (None, []):
+            lines.append((key.replace("_", " "), _text(value)))
     return lines
 
 
+def _data_text(entry: Mapping[str, Any]) -> str:
+    shape = entry["shape"]
+    text = f"{entry['dtype']}, {'1 value' if len(shape) == 1 else f'{shape[-1]} values'} a point"
+    if "minimum" in entry:
+        text += f", {number(entry['minimum'])} to {number(entry['maximum'])}"
+    return text
+
+
+def _labels_text(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} ({count:,})" for name, count in list(counts.items())[:MOST_SHOWN]]
+    more = [f"and {len(counts) - MOST_SHOWN} more"] if len(counts) > MOST_SHOWN else []
+    return f"{len(counts)}: " + ", ".join([*shown, *more])
+
+
 def _text(value: Any) -> str:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item) for item in value) if value else "none"
+        more = [f"and {len(value) - MOST_SHOWN} more"] if len(value) > MOST_SHOWN else []
+        return ", ".join([_text(item) for item in value[:MOST_SHOWN]] + more) if value else "none"
     return "unknown" if value is None else number(value)

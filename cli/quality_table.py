@@ -32,7 +32,7 @@ _OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def quality_table(columns: Sequence[tuple[str, Mapping[str, Any] | None]], unit: str | None = None) -> str:
-    """Lay out one or more evaluations side by side.
+    """Lay out evaluations side by side; :func:`otreg.quality.format_table` tells more of a single one.
 
     Parameters
     ----------
@@ -48,18 +48,7 @@ def quality_table(columns: Sequence[tuple[str, Mapping[str, Any] | None]], unit:
             continue
         suffix = f" ({unit})" if unit and (label, path) in _LENGTHS else ""
         rows.append([label + suffix, *map(number, values)])
-    for name in _label_names(columns):
-        values = [_look_up(quality, ("dice", "labels", name)) for _, quality in columns]
-        rows.append([f"  Dice of {name}", *map(number, values)])
-    header = ["", *(title for title, _ in columns)] if any(title for title, _ in columns) else None
-    return table(rows, header)
-
-
-def _label_names(columns: Sequence[tuple[str, Mapping[str, Any] | None]]) -> list[str]:
-    found: dict[str, None] = {}
-    for _, quality in columns:
-        found.update(dict.fromkeys(_look_up(quality, ("dice", "labels")) or {}))
-    return list(found)
+    return table(rows, ["", *(title for title, _ in columns)])
 
 
 def _look_up(tree: Any, path: Sequence[str]) -> Any:

@@ -14,7 +14,7 @@ from .output import echo
 @click.command(short_help="Make a picture of a run or of surfaces.")
 @click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="RUN_DIR|SURFACE...")
 @output_option("PICTURE.png", "Picture to write.")
-@click.option("--size", type=Size(), help="Size in pixels.  [default: chosen by the number of panels]")
+@click.option("--size", type=Size(), default="1800x640", show_default=True, help="Size in pixels.")
 @click.option(
     "--color-by", metavar="NAME", help="Point data to colour by.  [default: displacement, for a run]"
 )
@@ -24,7 +24,7 @@ from .output import echo
 def render(
     inputs: tuple[Path, ...],
     output: Path,
-    size: tuple[int, int] | None,
+    size: tuple[int, int],
     color_by: str | None,
     unit: str,
     title: str | None,

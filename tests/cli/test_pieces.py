@@ -129,7 +129,7 @@ def test_quality_is_shown_side_by_side_and_gaps_are_dashes() -> None:
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["before", "after"]
     assert lines[1][-2:] == ["3", "0.5"] and "(mm)" in lines[1]
-    assert ["Dice", "of", "condyle", "-", "0.8"] in lines
+    assert ["Dice", "of", "labels,", "mean", "-", "0.9"] in lines
     assert "landmark" not in text
 
 

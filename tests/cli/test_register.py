@@ -131,7 +131,7 @@ def test_evaluate_agrees_with_the_report(run: Path, folder: Path) -> None:
     assert found["assd"] == pytest.approx(after["assd"], rel=0.05)
     assert found["triangles"]["count"] == len(bean(3)[1])
     text = succeed(*arguments, "--landmarks", folder / "fixed.csv", folder / "fixed.csv")
-    assert "landmark error" in text and "distance" in text
+    assert "9 landmarks" in text and "distance" in text
 
 
 def test_render_makes_a_picture(run: Path, folder: Path) -> None:
