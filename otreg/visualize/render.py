@@ -110,7 +110,7 @@ def render_registration(
     path, size, unit, title
         See :func:`render`.
     color_by : str, default "displacement"
-        Point data of ``moved``. Without ``displacement`` both are drawn plain; other missing names are errors.
+        Point data of ``moved``. Without ``displacement`` both are drawn plain; other missing names raise.
 
     Returns
     -------
