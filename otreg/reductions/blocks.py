@@ -1,9 +1,12 @@
-"""The readable engine: plain torch over chunks of rows, in place. The reference for the others, and the fallback.
+"""The readable engine: plain torch over chunks of rows, in place.
 
-An engine is a module with one function ``log_sum_exp_mean``; see :func:`log_sum_exp_mean` here for what it promises.
+It is the reference for the others, and the fallback. An engine is a function with the signature and the promises of
+:func:`log_sum_exp_mean` here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -40,19 +43,32 @@ def log_sum_exp_mean(
     mean = None if values is None else x.new_zeros(count, channels)
     if len(y) == 0:
         return log_sum.fill_(-torch.inf), mean
-    bias = h.to(x.dtype)
-    rows = max(1, PAIRS_AT_ONCE // len(y))
-    for start in range(0, count, rows):
-        part = slice(start, start + rows)
+    # The largest weight is taken out in float64, so that a constant in h, however large, costs no precision.
+    shift = finite_or_zero(h.max())
+    bias = (h - shift).to(x.dtype)
+    for part in chunks(count, len(y)):
         scores = squared_distances(x[part], y).mul_(-0.5 / eps).add_(bias)
-        top = scores.amax(dim=1, keepdim=True)
-        top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+        top = finite_or_zero(scores.amax(dim=1, keepdim=True))
         weights = scores.sub_(top).exp_()
         total = weights.sum(dim=1, keepdim=True)
-        log_sum[part] = (total.double().log() + top.double()).squeeze(1)
+        log_sum[part] = (total.double().log() + top.double() + shift).squeeze(1)
         if mean is not None and values is not None:
             mean[part] = (weights @ values) / total.clamp_min(torch.finfo(x.dtype).tiny)
     return log_sum, mean
+
+
+def radial_sum(x: Tensor, y: Tensor, values: Tensor, radial: Callable[[Tensor], Tensor]) -> Tensor:
+    """``Σ_j radial(|x_i - y_j|²) v_j``, shape (N, V), for any function of the squared distance."""
+    total = values.new_zeros(len(x), values.shape[1])
+    for part in chunks(len(x), len(y)):
+        total[part] = radial(squared_distances(x[part], y)) @ values
+    return total
+
+
+def chunks(rows: int, columns: int) -> list[slice]:
+    """Slices of rows, each of at most :data:`PAIRS_AT_ONCE` pairs."""
+    step = max(1, PAIRS_AT_ONCE // max(columns, 1))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -61,3 +77,8 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     for axis in range(1, x.shape[1]):
         total.add_((x[:, axis : axis + 1] - y[:, axis]).square_())
     return total
+
+
+def finite_or_zero(top: Tensor) -> Tensor:
+    """Replace -inf (nothing to sum) by 0, so that subtracting it gives -inf rather than NaN."""
+    return torch.where(torch.isfinite(top), top, torch.zeros_like(top))

@@ -2,75 +2,114 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from otreg.errors import InputError
-from otreg.reductions import blocks, fused
-
-Engine = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], tuple[Tensor, Tensor | None]]
-
-ENGINES = ("auto", "fused", "blocks")
+from otreg.reductions.checks import (
+    as_points,
+    as_tensor,
+    as_values,
+    finite,
+    positive,
+    same_dimension,
+    same_kind,
+)
+from otreg.reductions.engines import get_engine
+from otreg.reductions.gibbs import gibbs_sum, log_sum
 
 
 class Softmin(NamedTuple):
-    """What :func:`softmin` gives back."""
+    """What :func:`softmin` gives back: ``value`` (N,), and ``mean`` (N, V) or (N,) or None."""
 
-    value: Tensor
-    mean: Tensor | None
+    value: Any
+    mean: Any
 
 
 def softmin(
-    x: Tensor,
-    y: Tensor,
-    potential: Tensor | None = None,
-    weights: Tensor | None = None,
+    x: Any,
+    y: Any,
+    potential: Any = None,
+    weights: Any = None,
     *,
     blur: float,
-    values: Tensor | None = None,
+    values: Any = None,
     engine: str = "auto",
 ) -> Softmin:
     """Smooth minimum over y of ``|x-y|²/2 - potential``, and the weighted mean that goes with it.
 
-    ``value_i = -eps log Σ_j b_j exp((g_j - |x_i - y_j|²/2) / eps)`` with ``eps = blur²``.
+    ``value_i = -eps log Σ_j b_j exp((g_j - |x_i - y_j|²/2) / eps)`` with ``eps = blur²``, and
+    ``mean_i = Σ_j π_ij v_j``, π being the softmax of the same terms. Streamed: memory grows as N + M. Differentiable
+    any number of times in x, y, potential, weights and values.
 
     Parameters
     ----------
-    x, y : Tensor, shapes (N, D) and (M, D)
-    potential : Tensor, shape (M,), optional
+    x, y : array or Tensor, shapes (N, D) and (M, D)
+        Points, float32 or float64, any dimension.
+    potential : array or Tensor, shape (M,), optional
         g, in squared length units; 0 by default.
-    weights : Tensor, shape (M,), optional
-        b, 1 by default; zeros are allowed.
+    weights : array or Tensor, shape (M,), optional
+        b, 1 by default, not negative. Zeros leave points out.
     blur : float
         Length over which the minimum is smoothed.
-    values : Tensor, shape (M, V), optional
-        What to average with the softmin's own weights.
-    engine : {"auto", "fused", "blocks"}
+    values : array or Tensor, shape (M,) or (M, V), optional
+        What to average with the softmin's own weights; with ``values=y`` the barycentre.
+    engine : {"auto", "fused", "keops", "blocks"}
 
     Returns
     -------
     Softmin
-        ``value`` (N,) in float64, and ``mean`` (N, V) in the dtype of the points or None.
+        ``value`` (N,) is float64, whatever the points: it is large against eps, and its differences matter.
+        It is +inf where there is nothing to sum. ``mean`` has the dtype of the points.
+
+    Raises
+    ------
+    InputError
+        On shapes that do not match, NaN, negative weights, a blur that is not positive, or an engine that cannot run.
     """
+    is_numpy = not any(isinstance(given, Tensor) for given in (x, y, potential, weights, values))
+    x, y = as_points(x, "x", empty=True), as_points(y, "y", empty=True)
+    same_kind(x, y, "x", "y")
+    same_dimension(x, y, "x", "y")
+    eps = positive(blur, "blur") ** 2
     h = torch.zeros(len(y), dtype=torch.float64, device=y.device)
     if potential is not None:
-        h = h + potential.double() / blur**2
+        h = h + _vector(potential, y, "potential") / eps
     if weights is not None:
-        h = h + weights.double().log()
-    log_sum, mean = choose(engine, x)(x, y, h, blur**2, values)
-    return Softmin(-(blur**2) * log_sum, mean)
+        h = h + logarithm(_vector(weights, y, "weights", negative=False))
+    reduce = get_engine(engine, x.device.type)
+    channels = None if values is None else as_values(values, y, "values", "y")
+    matrix = None if channels is None else channels.reshape(len(channels), -1)
+    if torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, y, h, matrix)
+    ):
+        logs = log_sum(x, y, h, eps, reduce)
+        mean = None if matrix is None else gibbs_sum(x, y, -logs, h, matrix, eps, reduce)
+    else:
+        logs, mean = reduce(x, y, h, eps, matrix)
+    if mean is not None and channels is not None and channels.ndim == 1:
+        mean = mean[:, 0]
+    value = -eps * logs
+    if is_numpy:
+        return Softmin(value.numpy(), None if mean is None else mean.numpy())
+    return Softmin(value, mean)
 
 
-def choose(engine: str, x: Tensor) -> Engine:
-    """Return the engine of that name; ``auto`` picks, and the environment variable ``OTREG_ENGINE`` overrides it."""
-    if engine == "auto":
-        engine = os.environ.get("OTREG_ENGINE", "auto")
-    if engine not in ENGINES:
-        raise InputError(f"unknown engine {engine!r}: use one of {', '.join(ENGINES)}")
-    if engine == "blocks":
-        return blocks.log_sum_exp_mean
-    return fused.log_sum_exp_mean
+def logarithm(weights: Tensor) -> Tensor:
+    """Logarithm with -inf for zero weights, whose gradient there is 0 rather than NaN."""
+    positive_ones = torch.where(weights > 0, weights, torch.ones_like(weights))
+    return torch.where(weights > 0, positive_ones.log(), torch.full_like(weights, -torch.inf))
+
+
+def _vector(given: Any, points: Tensor, name: str, *, negative: bool = True) -> Tensor:
+    vector = as_tensor(given, name)
+    if vector.shape != (len(points),):
+        raise InputError(f"{name} must have shape ({len(points)},), got {tuple(vector.shape)}")
+    if vector.device != points.device:
+        raise InputError(f"{name} is on {vector.device} but its points are on {points.device}")
+    finite(vector, name)
+    if not negative and bool((vector.detach() < 0).any()):
+        raise InputError(f"{name} must not be negative, got {float(vector.detach().min()):.6g}")
+    return vector.double()

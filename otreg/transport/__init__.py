@@ -1,6 +1,7 @@
 """Entropic optimal transport between weighted point clouds, on any number of points."""
 
-from otreg.transport.divergence import solve
+from otreg.transport.divergence import SinkhornDivergence, sinkhorn_divergence
+from otreg.transport.front import solve
 from otreg.transport.result import ConvergenceWarning, TransportResult
 
-__all__ = ["ConvergenceWarning", "TransportResult", "solve"]
+__all__ = ["ConvergenceWarning", "SinkhornDivergence", "TransportResult", "sinkhorn_divergence", "solve"]

@@ -1,4 +1,4 @@
-"""The Sinkhorn algorithm: alternating updates of the two potentials in the log domain, annealed."""
+"""The Sinkhorn algorithm: alternating updates of the two potentials in the log domain, annealed, coarse to fine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from otreg.reductions.front import Engine
+from otreg.reductions.engines import Engine
+from otreg.transport.multiscale import stages
 from otreg.transport.schedule import Relaxation
 from otreg.transport.validation import Problem
 
@@ -30,30 +31,41 @@ class Solution:
 
 
 class Updates:
-    """The two half-steps of a problem at any blur: softmin, damping, marginal errors."""
+    """The two half-steps of a problem at any blur."""
 
     def __init__(self, problem: Problem, reduce: Engine) -> None:
         self.problem, self.reduce = problem, reduce
         self.log_a, self.log_b = problem.a.log(), problem.b.log()
 
-    def softmin_x(self, g: Tensor, eps: float) -> Tensor:
-        """``-eps log Σ_j b_j exp((g_j - C_ij)/eps)``, shape (N,)."""
-        return -eps * self.reduce(self.problem.x, self.problem.y, self.log_b + g / eps, eps, None)[0]
+    def softmin_x(self, g: Tensor, eps: float, points: Tensor | None = None) -> Tensor:
+        """``-eps log Σ_j b_j exp((g_j - C_ij)/eps)`` at each x_i, or at other points."""
+        points = self.problem.x if points is None else points
+        return -eps * self.reduce(points, self.problem.y, self.log_b + g / eps, eps, None)[0]
 
-    def softmin_y(self, f: Tensor, eps: float) -> Tensor:
-        """``-eps log Σ_i a_i exp((f_i - C_ij)/eps)``, shape (M,)."""
-        return -eps * self.reduce(self.problem.y, self.problem.x, self.log_a + f / eps, eps, None)[0]
+    def softmin_y(self, f: Tensor, eps: float, points: Tensor | None = None) -> Tensor:
+        """``-eps log Σ_i a_i exp((f_i - C_ij)/eps)`` at each y_j, or at other points."""
+        points = self.problem.y if points is None else points
+        return -eps * self.reduce(points, self.problem.x, self.log_a + f / eps, eps, None)[0]
+
+    def alternate(self, f: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Answer f by g, and g by a new f."""
+        g = damping(eps, self.problem.rho_y) * self.softmin_y(f, eps)
+        f = damping(eps, self.problem.rho_x) * self.softmin_x(g, eps)
+        return self.shift(f, g)
 
     def shift(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Move the constant that f and g share to where the dual value is largest.
 
         The plan does not change, and unbalanced problems converge far sooner (Séjourné et al., arXiv:2201.00730).
+        In a balanced problem the dual value does not change either: f and g get the same mean.
         """
         rho_x, rho_y = self.problem.rho_x, self.problem.rho_y
         if self.problem.balanced:
-            return f, g
-        masses = log_mass(self.log_a, f, rho_x) - log_mass(self.log_b, g, rho_y)
-        step = masses / (1.0 / rho_x + 1.0 / rho_y)
+            mass = self.problem.a.sum()
+            step = 0.5 * (weighted(self.problem.b, g) - weighted(self.problem.a, f)) / mass
+        else:
+            wanted = log_mass(self.log_a, f, rho_x) - log_mass(self.log_b, g, rho_y)
+            step = wanted / (1.0 / rho_x + 1.0 / rho_y)
         return f + step, g - step
 
 
@@ -70,15 +82,14 @@ def damping(eps: float, rho: float) -> float:
 def marginal_error(weights: Tensor, density: Tensor, potential: Tensor, rho: float) -> float:
     """L1 distance between a marginal of the plan and the one that the potential asks for."""
     wanted = torch.exp(-potential / rho) if math.isfinite(rho) else torch.ones_like(density)
-    here = weights > 0
-    return float((weights * (density - wanted).abs())[here].sum())
+    return float(weighted(weights, (density - wanted).abs()))
 
 
 def dual_value(problem: Problem, f: Tensor, g: Tensor, mass: Tensor) -> Tensor:
     """Value of the dual at (f, g), given the mass of its plan.
 
     ``<a, F(f)> + <b, F(g)> - eps (mass - m_a m_b)``, with F(f) = f where the marginal is imposed, else
-    ``rho (1 - exp(-f/rho))`` (Feydy's thesis, proposition 3.9). At the optimum this is the value of the problem.
+    ``rho (1 - exp(-f/rho))`` (Feydy's thesis, chapter 3). At the optimum this is the value of the problem.
     """
     first = weighted(problem.a, dual_term(f, problem.rho_x))
     second = weighted(problem.b, dual_term(g, problem.rho_y))
@@ -95,7 +106,7 @@ def weighted(weights: Tensor, values: Tensor) -> Tensor:
     return torch.where(weights > 0, weights * values, torch.zeros_like(values)).sum()
 
 
-def alternate(
+def solve_pair(
     problem: Problem,
     reduce: Engine,
     blurs: list[float],
@@ -103,25 +114,46 @@ def alternate(
     tol: float,
     max_iterations: int,
 ) -> Solution:
-    """Solve by alternating updates: one at each annealing blur, then over-relaxed ones at the last until converged.
+    """Solve by alternating updates: one at each annealing blur, then over-relaxed ones at the last until converged."""
+    plan = stages(problem, reduce, blurs, init is not None)
+    f = torch.zeros_like(plan[0].problem.a)
+    g = torch.zeros_like(plan[0].problem.b)
+    if init is not None:
+        f, g = init
+    iterations, eps = 0, problem.eps
+    for stage, following in zip(plan, [*plan[1:], None], strict=True):
+        updates = Updates(stage.problem, reduce)
+        for blur in stage.blurs:
+            eps = blur**2
+            f, g = updates.alternate(f, eps)
+        iterations += len(stage.blurs)
+        if stage.converge:
+            eps = problem.eps
+            solution = converge(updates, f, g, tol, max_iterations)
+            iterations += solution.iterations
+            f, g = solution.f, solution.g
+        if following is not None:
+            # both potentials are defined anywhere by the softmin of the other
+            g_next = damping(eps, problem.rho_y) * updates.softmin_y(f, eps, following.problem.y)
+            f = damping(eps, problem.rho_x) * updates.softmin_x(g, eps, following.problem.x)
+            g = g_next
+    return dataclasses.replace(solution, iterations=iterations)
 
-    The pair (f, g) that is returned has g as the exact answer to f, so its column error is zero and its row error,
-    which the softmin of the next update gives for free, is the whole marginal error.
+
+def converge(updates: Updates, f: Tensor, g: Tensor, tol: float, max_iterations: int) -> Solution:
+    """Over-relaxed alternating updates at the final blur, until the marginal error is within the tolerance.
+
+    The pair that is returned has g as the exact answer to f, so its column error is zero and its row error, which
+    the softmin of the next update gives for free, is the whole marginal error.
     """
-    updates = Updates(problem, reduce)
+    problem = updates.problem
     rho_x, rho_y, eps = problem.rho_x, problem.rho_y, problem.eps
     scale = 0.5 * float(problem.a.sum() + problem.b.sum())
-    f, g = init if init is not None else (torch.zeros_like(problem.a), torch.zeros_like(problem.b))
-    for blur in blurs:
-        g = damping(blur**2, rho_y) * updates.softmin_y(f, blur**2)
-        f = damping(blur**2, rho_x) * updates.softmin_x(g, blur**2)
-        f, g = updates.shift(f, g)
-
     relaxation, error, iterations = Relaxation(), math.inf, 0
     while True:
         iterations += 1
-        exact = error <= tol or iterations >= max_iterations or iterations == 1
-        omega = 1.0 if exact else relaxation.next_factor
+        last = iterations >= max_iterations
+        omega = 1.0 if last or error <= tol or iterations == 1 else relaxation.next_factor
 
         below = updates.softmin_y(f, eps)
         column_error = marginal_error(problem.b, torch.exp((g - below) / eps), g, rho_y) / scale
@@ -130,16 +162,17 @@ def alternate(
         right = updates.softmin_x(g, eps)
         row_density = torch.exp((f - right) / eps)
         row_error = marginal_error(problem.a, row_density, f, rho_x) / scale
-        if omega == 1.0 and (row_error <= tol or iterations >= max_iterations):
+        if omega == 1.0 and (row_error <= tol or last):
             break
         error = row_error if omega == 1.0 else row_error + column_error
         dual = float(dual_value(problem, f, g, weighted(problem.a, row_density)))
         relaxation.observe(error, dual, 1e-6 * abs(dual) + 1e-6 * eps * scale)
         f = f + omega * (damping(eps, rho_x) * right - f)
         f, g = updates.shift(f, g)
-
     column_density = torch.exp((g - below) / eps)
-    return Solution(f, g, row_density, column_density, row_error, len(blurs) + iterations, row_error <= tol)
+    if problem.balanced:
+        f, g = updates.shift(f, g)
+    return Solution(f, g, row_density, column_density, row_error, iterations, row_error <= tol)
 
 
 def solve_self(
@@ -151,17 +184,24 @@ def solve_self(
     max_iterations: int,
 ) -> Solution:
     """Solve a problem of a shape with itself, where both potentials are one: ``f ← (f + T(f)) / 2``."""
-    updates, rho, eps = Updates(problem, reduce), problem.rho_x, problem.eps
-    f = init if init is not None else torch.zeros_like(problem.a)
-    for blur in blurs:
-        f = 0.5 * (f + damping(blur**2, rho) * updates.softmin_x(f, blur**2))
-    iterations, scale = 0, float(problem.a.sum())
-    while True:
-        iterations += 1
-        right = updates.softmin_x(f, eps)
-        density = torch.exp((f - right) / eps)
-        error = 2.0 * marginal_error(problem.a, density, f, rho) / scale
-        if error <= tol or iterations >= max_iterations:
-            break
-        f = 0.5 * (f + damping(eps, rho) * right)
-    return Solution(f, f, density, density, error, len(blurs) + iterations, error <= tol)
+    plan = stages(problem, reduce, blurs, init is not None)
+    f = torch.zeros_like(plan[0].problem.a) if init is None else init
+    rho, eps, total = problem.rho_x, problem.eps, 0
+    for stage, following in zip(plan, [*plan[1:], None], strict=True):
+        updates, iterations = Updates(stage.problem, reduce), 0
+        for blur in stage.blurs:
+            eps = blur**2
+            f = 0.5 * (f + damping(eps, rho) * updates.softmin_x(f, eps))
+        while stage.converge:
+            eps, iterations = problem.eps, iterations + 1
+            right = updates.softmin_x(f, eps)
+            density = torch.exp((f - right) / eps)
+            # rows and columns are alike
+            error = 2.0 * marginal_error(stage.problem.a, density, f, rho) / float(problem.a.sum())
+            if error <= tol or iterations >= max_iterations:
+                break
+            f = 0.5 * (f + damping(eps, rho) * right)
+        total += len(stage.blurs) + iterations
+        if following is not None:
+            f = damping(eps, rho) * updates.softmin_x(f, eps, following.problem.x)
+    return Solution(f, f, density, density, error, total, error <= tol)

@@ -6,11 +6,19 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from otreg.errors import InputError
+from otreg.reductions.checks import (
+    as_points,
+    as_tensor,
+    as_weights,
+    finite,
+    positive,
+    same_dimension,
+    same_kind,
+)
 
 MASS_TOLERANCE = 1e-4
 """Relative difference of total masses that is taken for rounding in a balanced problem."""
@@ -33,6 +41,7 @@ class Problem:
     rho_x: float
     rho_y: float
     numpy: bool
+    is_self: bool = False
 
     @property
     def eps(self) -> float:
@@ -43,6 +52,30 @@ class Problem:
     def balanced(self) -> bool:
         """Whether both marginals are imposed."""
         return math.isinf(self.rho_x) and math.isinf(self.rho_y)
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether autograd follows any of the inputs."""
+        return torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (self.x, self.y, self.a, self.b)
+        )
+
+    def at_precision(self, dtype: torch.dtype) -> Problem:
+        """The same problem with points of another dtype, still attached to its graph."""
+        return dataclasses.replace(self, x=self.x.to(dtype), y=self.y.to(dtype))
+
+    def detached(self) -> Problem:
+        """The same problem without its graph."""
+        x, y = self.x.detach(), self.y.detach()
+        return dataclasses.replace(
+            self, x=x, y=x if self.is_self else y, a=self.a.detach(), b=self.b.detach()
+        )
+
+    def own(self, side: str) -> Problem:
+        """The problem of ``"x"`` or ``"y"`` with itself."""
+        if side == "x":
+            return dataclasses.replace(self, y=self.x, b=self.a, is_self=True)
+        return dataclasses.replace(self, x=self.y, a=self.b, is_self=True)
 
     @property
     def diameter(self) -> float:
@@ -70,10 +103,7 @@ def make_problem(
     is_numpy = not any(isinstance(given, Tensor) for given in (x, y))
     points_x, points_y = as_points(x, "x"), as_points(y, "y")
     same_kind(points_x, points_y, "x", "y")
-    if points_x.shape[1] != points_y.shape[1]:
-        raise InputError(
-            f"x and y must have the same dimension, got {points_x.shape[1]} and {points_y.shape[1]} columns"
-        )
+    same_dimension(points_x, points_y, "x", "y")
     dimension = points_x.shape[1]
     if (x_features is None) != (y_features is None):
         missing = "x_features" if x_features is None else "y_features"
@@ -104,80 +134,6 @@ def make_problem(
             )
         weights_b = weights_b * (mass_a / mass_b)
     return Problem(points_x, points_y, weights_a, weights_b, dimension, blur, rho_x, rho_y, is_numpy)
-
-
-def as_tensor(given: Any, name: str) -> Tensor:
-    """Return ``given`` as a tensor of float32 or float64, without copying where possible."""
-    if isinstance(given, Tensor):
-        tensor = given
-    else:
-        try:
-            array = np.asarray(given)
-            tensor = torch.as_tensor(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{name} must be an array of floats, got {type(given).__name__}: {error}"
-            ) from None
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"{name} must be float32 or float64, got {tensor.dtype}: convert it")
-    return tensor
-
-
-def as_points(given: Any, name: str) -> Tensor:
-    """Return points of shape (N, D), finite, at least one."""
-    points = as_tensor(given, name)
-    if points.ndim != 2 or points.shape[1] == 0:
-        raise InputError(f"{name} must have shape (N, D), got {tuple(points.shape)}")
-    if len(points) == 0:
-        raise InputError(f"{name} has no points")
-    finite(points, name)
-    return points
-
-
-def as_weights(given: Any, points: Tensor, name: str) -> Tensor:
-    """Return weights of shape (N,) in float64, finite, none negative, not all zero; uniform of mass 1 by default."""
-    if given is None:
-        return torch.full((len(points),), 1.0 / len(points), dtype=torch.float64, device=points.device)
-    weights = as_tensor(given, name)
-    if weights.device != points.device:
-        raise InputError(f"{name} is on {weights.device} but its points are on {points.device}")
-    if weights.shape != (len(points),):
-        raise InputError(f"{name} must have shape ({len(points)},), got {tuple(weights.shape)}")
-    finite(weights, name)
-    if bool((weights.detach() < 0).any()):
-        raise InputError(f"{name} must not be negative, got {float(weights.detach().min()):.6g}")
-    if float(weights.detach().sum()) <= 0.0:
-        raise InputError(f"{name} has no mass: every weight is 0")
-    return weights.double()
-
-
-def finite(tensor: Tensor, name: str) -> None:
-    """Raise InputError if any entry is NaN or infinite, saying which row is the first."""
-    good = torch.isfinite(tensor.detach())
-    if not bool(good.all()):
-        row = int((~good).reshape(len(tensor), -1).any(dim=1).nonzero()[0])
-        raise InputError(f"{name} must be finite, but row {row} is not")
-
-
-def positive(given: Any, name: str) -> float:
-    """Return a positive, finite number."""
-    try:
-        number = float(given)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} must be a positive number, got {given!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name} must be a positive number, got {number}")
-    return number
-
-
-def same_kind(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
-    """Raise InputError unless both tensors have one dtype and one device."""
-    if first.device != second.device:
-        raise InputError(f"{first_name} is on {first.device} but {second_name} is on {second.device}")
-    if first.dtype != second.dtype:
-        raise InputError(
-            f"{first_name} is {first.dtype} but {second_name} is {second.dtype}: convert one of them"
-        )
 
 
 def _with_features(points: Tensor, given: Any, name: str, weight: Any) -> Tensor:
