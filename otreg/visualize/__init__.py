@@ -1,5 +1,5 @@
 """Pictures of shapes and registrations, drawn without a display."""
 
-from otreg.visualize.render import render, render_registration, render_surfaces
+from otreg.visualize.pictures import render, render_registration, render_surfaces
 
 __all__ = ["render", "render_registration", "render_surfaces"]

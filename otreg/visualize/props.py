@@ -28,6 +28,8 @@ def solid(
 
     ``pixel`` is the size of a drawn pixel in length units: it sets the size of a cloud's points.
     """
+    # Before any mapper is made: it registers the ones that can draw.
+    import vtkmodules.vtkRenderingOpenGL2  # noqa: F401
     from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper
 
     mapper = vtkPolyDataMapper()

@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from otreg import io
 from otreg.errors import InputError
-from otreg.surface import FloatArray, Surface
+from otreg.surface import Surface
 from otreg.visualize import colours
+from otreg.visualize.layout import Layout
+from otreg.visualize.paint import paint_points
 from otreg.visualize.props import ghost, solid
 from otreg.visualize.run import read_run
 from otreg.visualize.screen import off_screen, png_bytes
-from otreg.visualize.sheet import Sheet, tick_labels
+from otreg.visualize.sheet import Sheet
 from otreg.visualize.view import centred_views, together, view_of
 
 _GHOST = (0.30, 0.33, 0.38)
 _SMALLEST = (240, 160)
 _LARGEST = 8192
-_MOST_LABELS = 256
 
 
 def render(
@@ -129,8 +129,8 @@ def render_registration(
         paint = None
     else:
         source = moved if color_by in moved.point_data or color_by not in moving.point_data else moving
-        paint = _paint([source], color_by)
-    layout = _Layout.of(size, panels=3, title=title is not None, legend=paint is not None)
+        paint = paint_points([source], color_by)
+    layout = Layout.of(size, panels=3, title=title is not None, legend=paint is not None)
     first = view_of(fixed, layout.aspect)
     overlay = together([fixed, moved], first, layout.aspect)
     views = centred_views([moving, fixed], first, layout.aspect)
@@ -182,7 +182,8 @@ def render_surfaces(
     Parameters
     ----------
     surfaces : sequence of Surface
-        Several plain ones get a colour each. With ``color_by``, those that lack the data are translucent.
+        Several plain ones get a colour each, all but the first translucent. With ``color_by``, those that lack
+        the data are translucent.
     path, size, unit, title
         See :func:`render`.
     color_by : str, optional
@@ -203,11 +204,11 @@ def render_surfaces(
         raise InputError("nothing to draw: no surface given")
     for shape in surfaces:
         _check_drawable(shape)
-    paint = None if color_by is None else _paint(surfaces, color_by)
-    layout = _Layout.of(size, panels=1, title=title is not None, legend=paint is not None)
+    paint = None if color_by is None else paint_points(surfaces, color_by)
+    layout = Layout.of(size, panels=1, title=title is not None, legend=paint is not None)
     view = together(surfaces, view_of(surfaces[0], layout.aspect), layout.aspect)
     pixel = 2 * view.half_height / (layout.height * layout.smoothing)
-    plain = [colours.NEUTRAL, colours.SECOND, *map(tuple, colours.categorical(max(len(surfaces) - 2, 0)))]
+    plain = [colours.NEUTRAL, colours.SECOND, *map(tuple, colours.categorical(len(surfaces))[1:])]
     props = []
     for position, shape in enumerate(surfaces):
         painted = None if paint is None else paint.bytes[position]
@@ -215,7 +216,9 @@ def render_surfaces(
             props.append(ghost(shape, _GHOST, view, pixel=pixel))
         else:
             red, green, blue = plain[position]
-            props.append(solid(shape, (red, green, blue), painted, pixel=pixel))
+            # Plain surfaces after the first let those that they hide shine through.
+            opacity = 0.45 if painted is None and position > 0 else 1.0
+            props.append(solid(shape, (red, green, blue), painted, pixel=pixel, opacity=opacity))
     with off_screen() as screen:
         panel = screen.draw(props, view, layout.panel, layout.smoothing)
         sheet = layout.compose([panel], [], title)
@@ -223,169 +226,6 @@ def render_surfaces(
         if paint is not None:
             layout.add_legend(sheet, paint, unit)
     return _write(sheet, target)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Paint:
-    """Colours of the points of some surfaces, and what a legend must say about them."""
-
-    title: str
-    bytes: list[NDArray[np.uint8] | None]
-    limits: tuple[float, float] | None
-    names: list[str]
-    label_colours: FloatArray
-    length: bool = False
-
-
-def _paint(surfaces: Sequence[Surface], name: str) -> _Paint:
-    """Colours of all surfaces by one point data, None for those that lack it."""
-    found = [shape.point_data.get(name) for shape in surfaces]
-    known = [values for values in found if values is not None]
-    if not known:
-        names = ", ".join(sorted({key for shape in surfaces for key in shape.point_data})) or "none"
-        raise InputError(f"there is no point data {name!r} to colour by; there is: {names}")
-    if any(values.dtype.kind not in "iubf" for values in known):
-        raise InputError(f"point data {name!r} are not numbers, so they cannot be coloured")
-    tables = [shape.label_names.get(name, {}) for shape in surfaces]
-    flat = [None if values is None else np.squeeze(values) for values in found]
-    flat = [
-        v if v is None else v.reshape(-1) if v.size == len(s) else v
-        for v, s in zip(flat, surfaces, strict=True)
-    ]
-    if all(v is None or (v.ndim == 1 and v.dtype.kind in "iub") for v in flat):
-        present = np.unique(np.concatenate([v.astype(np.int64) for v in flat if v is not None]))
-        if any(tables) or len(present) <= 40:
-            if len(present) > _MOST_LABELS:
-                raise InputError(
-                    f"point data {name!r} has {len(present)} labels: more than colours can tell apart"
-                )
-            return _paint_labels(name, flat, tables, present)
-    amounts = [None if v is None else _amount(v) for v in flat]
-    vector = any(v is not None and v.ndim > 1 for v in flat)
-    everything = np.concatenate([v for v in amounts if v is not None])
-    limits = colours.colour_range(everything, from_zero=vector)
-    painted = [None if v is None else colours.apply_map(v, limits) for v in amounts]
-    return _Paint(name, painted, limits, [], np.zeros((0, 3)), length=name == "displacement")
-
-
-def _amount(values: NDArray[np.generic]) -> FloatArray:
-    numbers = values.astype(np.float64)
-    return numbers if numbers.ndim == 1 else np.linalg.norm(numbers.reshape(len(numbers), -1), axis=1)
-
-
-def _paint_labels(
-    name: str,
-    flat: Sequence[NDArray[np.generic] | None],
-    tables: Sequence[dict[int, str]],
-    present: NDArray[np.int64],
-) -> _Paint:
-    """Labels keep their colour on every surface: by name where they have one, else by value."""
-    names = {int(code): next((t[int(code)] for t in tables if int(code) in t), str(code)) for code in present}
-    shown = list(dict.fromkeys(names[int(code)] for code in present if code != 0))
-    palette = colours.categorical(len(shown))
-    painted: list[NDArray[np.uint8] | None] = []
-    for values, table in zip(flat, tables, strict=True):
-        if values is None:
-            painted.append(None)
-            continue
-        codes, inverse = np.unique(values.astype(np.int64), return_inverse=True)
-        rows = np.array(
-            [
-                colours.UNKNOWN if code == 0 else palette[_row(int(code), table, names, shown)]
-                for code in codes
-            ]
-        )
-        painted.append(np.rint(255 * rows[inverse.reshape(-1)]).astype(np.uint8))
-    return _Paint(name, painted, None, shown, palette)
-
-
-def _row(code: int, table: dict[int, str], names: dict[int, str], shown: list[str]) -> int:
-    own = table.get(code, names[code])
-    return shown.index(own if own in shown else names[code])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Where things go on a sheet, in pixels."""
-
-    width: int
-    sheet_height: int
-    panels: int
-    head: int
-    foot: int
-    font: int
-
-    @classmethod
-    def of(cls, size: tuple[int, int], *, panels: int, title: bool, legend: bool) -> _Layout:
-        width, height = size
-        font = int(np.clip(round(min(height / 30, width / 62)), 9, 60))
-        head = round(font * ((2.2 if panels > 1 else 0.4) + (2.2 if title else 0.0)))
-        foot = round(font * (3.4 if legend else 2.6))
-        return cls(width, height, panels, head, foot, font)
-
-    @property
-    def height(self) -> int:
-        """Of a panel."""
-        return max(self.sheet_height - self.head - self.foot, 16)
-
-    @property
-    def panel(self) -> tuple[int, int]:
-        """Width and height of a panel."""
-        return self.width // self.panels, self.height
-
-    @property
-    def aspect(self) -> float:
-        return self.panel[0] / self.panel[1]
-
-    @property
-    def smoothing(self) -> int:
-        """How many samples a pixel is averaged from, each way."""
-        return 3 if self.panel[0] * self.panel[1] <= 1_500_000 else 2
-
-    def compose(
-        self, panels: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str | None
-    ) -> Sheet:
-        sheet = Sheet(self.width, self.sheet_height)
-        for position, panel in enumerate(panels):
-            sheet.put(panel, position * self.panel[0], self.head)
-        for position, words in enumerate(captions):
-            middle = (position + 0.5) * self.panel[0]
-            sheet.text(words, middle, self.head - 1.0 * self.font, self.font, anchor="centre")
-        if title is not None:
-            sheet.text(
-                title, self.width / 2, 1.4 * self.font, round(1.25 * self.font), anchor="centre", bold=True
-            )
-        return sheet
-
-    def add_scale(self, sheet: Sheet, half_height: float, unit: str) -> None:
-        per_pixel = 2 * half_height / self.height
-        length = colours.round_length(0.3 * self.panel[0] * per_pixel)
-        words = f"{tick_labels([length])[0] if length >= 1e-3 else f'{length:g}'} {unit}".strip()
-        top = self.sheet_height - self.foot + 1.3 * self.font
-        sheet.scale_bar(length / per_pixel, words, round(1.5 * self.font), round(top), self.font)
-
-    def add_legend(self, sheet: Sheet, paint: _Paint, unit: str) -> None:
-        top = self.sheet_height - self.foot + 0.9 * self.font
-        if paint.limits is None:
-            left = round(self.width * (0.36 if self.panels == 1 else 0.3))
-            sheet.swatches(
-                paint.names,
-                paint.label_colours,
-                left,
-                self.width - self.font,
-                round(top + 0.4 * self.font),
-                self.font,
-            )
-            return
-        title = f"{paint.title} ({unit})" if paint.length and unit else paint.title
-        span = self.width * (0.24 if self.panels > 1 else 0.3)
-        right = (
-            self.width * (0.5 + 0.5 / self.panels) - 2.0 * self.font
-            if self.panels > 1
-            else self.width - 3.0 * self.font
-        )
-        left = round(right - span)
-        sheet.colour_bar(paint.limits, title, left, round(top), round(span), self.font)
 
 
 def _check_target(path: str | os.PathLike[str], size: tuple[int, int]) -> Path:
