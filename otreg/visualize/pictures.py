@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from otreg import io
 from otreg.errors import InputError
+from otreg.io import atomic_path, read
 from otreg.surface import Surface
 from otreg.visualize import colours
 from otreg.visualize.layout import Layout
@@ -19,7 +19,7 @@ from otreg.visualize.props import ghost, solid
 from otreg.visualize.run import read_run
 from otreg.visualize.screen import off_screen, png_bytes
 from otreg.visualize.sheet import Sheet
-from otreg.visualize.view import centred_views, together, view_of
+from otreg.visualize.view import centred_views, merged, together, view_of
 
 _GHOST = (0.30, 0.33, 0.38)
 _SMALLEST = (240, 160)
@@ -82,7 +82,7 @@ def render(
             unit=unit,
             title=title,
         )
-    surfaces = [io.read(path) for path in paths]
+    surfaces = [read(path) for path in paths]
     return render_surfaces(surfaces, output, size=size, color_by=color_by, unit=unit, title=title)
 
 
@@ -182,8 +182,8 @@ def render_surfaces(
     Parameters
     ----------
     surfaces : sequence of Surface
-        Several plain ones get a colour each, all but the first translucent. With ``color_by``, those that lack
-        the data are translucent.
+        Several plain ones get a colour each, all but the first translucent. With ``color_by``, those that
+        lack the data are translucent.
     path, size, unit, title
         See :func:`render`.
     color_by : str, optional
@@ -206,7 +206,7 @@ def render_surfaces(
         _check_drawable(shape)
     paint = None if color_by is None else paint_points(surfaces, color_by)
     layout = Layout.of(size, panels=1, title=title is not None, legend=paint is not None)
-    view = together(surfaces, view_of(surfaces[0], layout.aspect), layout.aspect)
+    view = together(surfaces, view_of(merged(surfaces), layout.aspect), layout.aspect)
     pixel = 2 * view.half_height / (layout.height * layout.smoothing)
     plain = [colours.NEUTRAL, colours.SECOND, *map(tuple, colours.categorical(len(surfaces))[1:])]
     props = []
@@ -246,6 +246,6 @@ def _check_drawable(shape: Surface) -> None:
 
 
 def _write(sheet: Sheet, target: Path) -> Path:
-    with io.atomic_path(target) as temporary:
+    with atomic_path(target) as temporary:
         temporary.write_bytes(png_bytes(sheet.image))
     return target

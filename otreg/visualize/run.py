@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otreg import io
 from otreg.errors import InputError
+from otreg.io import read
 from otreg.surface import Surface
 
 
@@ -42,7 +42,7 @@ def read_run(folder: Path) -> Run:
         moving_name, fixed_name = (Path(str(report["inputs"][role]["path"])) for role in ("moving", "fixed"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{report_path}: is damaged or no report of otreg register ({error})") from error
-    moved = _with_data_read(folder / moved_name.name)
+    moved = _read_moved(folder / moved_name.name)
     fixed_path = _find(fixed_name, folder)
     if fixed_path is None:
         raise InputError(
@@ -59,18 +59,18 @@ def read_run(folder: Path) -> Run:
     elif "displacement" not in moved.point_data:
         # Formats without point data, such as STL: the same vectors follow from the two shapes.
         moved = moved.with_data({"displacement": moved.points - moving.points})
-    return Run(moving, io.read(fixed_path, repair=True), moved)
+    return Run(moving, read(fixed_path, repair=True), moved)
 
 
-def _with_data_read(path: Path) -> Surface:
+def _read_moved(path: Path) -> Surface:
     if not path.is_file():
         raise InputError(f"{path}: the moved surface of the run is gone; run otreg register again")
-    return io.read(path, repair=True)
+    return read(path, repair=True)
 
 
 def _readable(path: Path) -> Surface | None:
     try:
-        return io.read(path, repair=True)
+        return read(path, repair=True)
     except InputError:
         return None  # it has been overwritten by something else since: the displacement leads back
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,9 +126,10 @@ def text_mask(words: str, size: int, bold: bool = False) -> FloatArray:
 
 def tick_labels(values: Sequence[float]) -> list[str]:
     """The values written with the same, smallest sufficient number of decimals."""
-    for digits in range(7):
+    gaps = [abs(second - first) for first, second in pairwise(values)]
+    tolerance = 1e-3 * min(gaps, default=max((abs(value) for value in values), default=0.0))
+    for digits in range(10):
         words = [f"{value:.{digits}f}" for value in values]
-        scale = max((abs(value) for value in values), default=1.0) or 1.0
-        if all(abs(float(word) - value) <= 1e-6 * scale for word, value in zip(words, values, strict=True)):
+        if all(abs(float(word) - value) <= tolerance for word, value in zip(words, values, strict=True)):
             return words
     return [f"{value:g}" for value in values]

@@ -98,6 +98,18 @@ def centred_views(shapes: Sequence[Surface], view: View, aspect: float) -> list[
     return [dataclasses.replace(view, centre=centre, half_height=height) for centre, _ in middles]
 
 
+def merged(shapes: Sequence[Surface]) -> Surface:
+    """All shapes as one, without their data."""
+    starts = np.cumsum([0, *(len(shape) for shape in shapes[:-1])])
+    triangles = [shape.triangles + start for shape, start in zip(shapes, starts, strict=True)]
+    frames = {shape.frame for shape in shapes}
+    return Surface(
+        np.concatenate([shape.points for shape in shapes]),
+        np.concatenate(triangles),
+        frame=frames.pop() if len(frames) == 1 else None,
+    )
+
+
 def together(shapes: Sequence[Surface], view: View, aspect: float) -> View:
     """The view in the same direction that holds all shapes where they are."""
     points = np.concatenate([_finite(shape) for shape in shapes])
