@@ -324,15 +324,24 @@ class _BoxTree:
 
     def distances(self, level: int, points: FloatArray, nodes: IntArray) -> FloatArray:
         """A lower bound of the distance from each point to all that the given node of this level holds."""
-        centres, axes, halves = self._boxes[level]
-        local = np.abs(np.einsum("ni,nij->nj", points - centres[nodes], axes[nodes]))
-        beyond = np.maximum(local - halves[nodes], 0.0)
-        # Rounded down by far more than the rounding of the line above, so that it stays a bound.
-        return np.sqrt(_dot(beyond, beyond)) * (1.0 - 1e-12) - 1e-14 * local.max(axis=1, initial=0.0)
+        boxes = self._boxes[level][nodes]
+        offset = points - boxes[:, :3]
+        squared, largest = np.zeros(len(nodes)), np.zeros(len(nodes))
+        for axis in range(3):
+            along = np.abs(_dot(offset, boxes[:, 3 + 3 * axis : 6 + 3 * axis]))
+            np.maximum(largest, along, out=largest)
+            along -= boxes[:, 12 + axis]
+            np.maximum(along, 0.0, out=along)
+            squared += along * along
+        # Rounded down by far more than the rounding of the lines above, so that it stays a bound.
+        return np.sqrt(squared) * (1.0 - 1e-12) - 1e-14 * largest
 
 
-def _boxes(points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Boxes around point sets (n, 3, k) along their principal axes: centres, axes (columns), half sizes."""
+def _boxes(points: FloatArray) -> FloatArray:
+    """Boxes around point sets (n, 3, k) along their principal axes: centre, three axes, half sizes, (n, 15).
+
+    One row a box, because a single look-up of a row is quicker than three.
+    """
     mean = points.mean(axis=2, keepdims=True)
     offset = points - mean
     axes = np.linalg.eigh(offset @ offset.transpose(0, 2, 1))[1]
@@ -340,4 +349,5 @@ def _boxes(points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     low, high = local.min(axis=2), local.max(axis=2)
     centres = mean[..., 0] + np.einsum("nij,nj->ni", axes, 0.5 * (low + high))
     rounding = 8 * np.finfo(np.float64).eps * np.abs(points).max()
-    return centres, axes, 0.5 * (high - low) + rounding
+    rows = axes.transpose(0, 2, 1).reshape(-1, 9)
+    return np.concatenate([centres, rows, 0.5 * (high - low) + rounding], axis=1)
