@@ -1,4 +1,4 @@
-"""Conjugate gradients for symmetric positive (semi-)definite operators that are only known by their products."""
+"""Conjugate gradients for symmetric positive (semi-)definite operators known by their products."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def conjugate_gradient(
     Returns
     -------
     ConjugateGradient
-        Stops early, unconverged, where rounding (or an operator that is not positive) leaves no direction to go on.
+        Stops early, unconverged, where rounding (or an operator that is not positive) leaves no direction to
+        go on.
 
     References
     ----------

@@ -1,7 +1,7 @@
 """The readable engine: plain torch over chunks of rows, in place.
 
-It is the reference for the others, and the fallback. An engine is a function with the signature and the promises of
-:func:`log_sum_exp_mean` here.
+It is the reference for the others, and the fallback. An engine is a function with the signature and the
+promises of :func:`log_sum_exp_mean` here.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ ENGINES = ("auto", "fused", "keops", "blocks")
 def choose(engine: str, device_type: str) -> str:
     """Name the engine to use on this kind of device.
 
-    ``auto`` takes the environment variable ``OTREG_ENGINE`` if it is set; else ``fused`` on a CPU, and elsewhere
-    ``keops`` where pykeops is installed or ``blocks`` where it is not.
+    ``auto`` takes the environment variable ``OTREG_ENGINE`` if it is set; else ``fused`` on a CPU, and
+    elsewhere ``keops`` where pykeops is installed or ``blocks`` where it is not.
 
     Raises
     ------

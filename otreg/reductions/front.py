@@ -41,8 +41,8 @@ def softmin(
     """Smooth minimum over y of ``|x-y|²/2 - potential``, and the weighted mean that goes with it.
 
     ``value_i = -eps log Σ_j b_j exp((g_j - |x_i - y_j|²/2) / eps)`` with ``eps = blur²``, and
-    ``mean_i = Σ_j π_ij v_j``, π being the softmax of the same terms. Streamed: memory grows as N + M. Differentiable
-    any number of times in x, y, potential, weights and values.
+    ``mean_i = Σ_j π_ij v_j``, π being the softmax of the same terms. Streamed: memory grows as N + M.
+    Differentiable any number of times in x, y, potential, weights and values.
 
     Parameters
     ----------
@@ -67,7 +67,8 @@ def softmin(
     Raises
     ------
     InputError
-        On shapes that do not match, NaN, negative weights, a blur that is not positive, or an engine that cannot run.
+        On shapes that do not match, NaN, negative weights, a blur that is not positive, or an engine that
+        cannot run.
     """
     is_numpy = not any(isinstance(given, Tensor) for given in (x, y, potential, weights, values))
     x, y = as_points(x, "x", empty=True), as_points(y, "y", empty=True)

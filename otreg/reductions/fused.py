@@ -1,10 +1,10 @@
 """The fast engine on CPUs: torch's fused attention, which streams pairs through the cache.
 
-A softmin IS attention: with queries (x, 1), keys (y/eps, h - |y|²/2eps) and scale 1, the operator gives back the
-log-sum-exp and the softmax-weighted mean of the values in one pass. No compiler is needed.
+A softmin IS attention: with queries (x, 1), keys (y/eps, h - |y|²/2eps) and scale 1, the operator gives back
+the log-sum-exp and the softmax-weighted mean of the values in one pass. No compiler is needed.
 
-The operator is private to torch, so it is tried once on a small known case; where it is missing or wrong, in-place
-chunks of plain torch take over.
+The operator is private to torch, so it is tried once on a small known case; where it is missing or wrong,
+in-place chunks of plain torch take over.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def log_sum_exp_mean(
     if len(x) == 0 or len(y) == 0 or not is_available(x.device.type):
         return blocks.log_sum_exp_mean(x, y, h, eps, values)
     dtype = x.dtype
-    # |x - y|² is expanded into products, which cancel badly far from the origin: centre both clouds, in float64,
-    # on the same point (their difference must not change).
+    # |x - y|² is expanded into products, which cancel badly far from the origin: centre both clouds, in
+    # float64, on the same point (their difference must not change).
     centre = 0.5 * (x.mean(dim=0, dtype=torch.float64) + y.mean(dim=0, dtype=torch.float64))
     x64, y64 = x.double() - centre, y.double() - centre
     x_squared, y_squared = x64.square().sum(dim=1), y64.square().sum(dim=1)

@@ -1,11 +1,12 @@
-"""The differentiable primitives: a log-sum-exp and a sum of Gaussians, each derivative again made of such sums.
+"""The differentiable primitives: a log-sum-exp, and a sum of Gaussians that is closed under derivatives.
 
 Everything that is summed over pairs here has the form
 
 ``A_i = Σ_j exp(p_i + q_j - |x_i - y_j|²/(2 eps)) v_j``
 
-(a kernel product when p = q = 0; a transport plan applied to v when p and q are potentials). Its derivatives are sums
-of the same form with more channels, so it can be differentiated any number of times, and no pair is ever stored.
+(a kernel product when p = q = 0; a transport plan applied to v when p and q are potentials). Its derivatives
+are sums of the same form with more channels, so it can be differentiated any number of times, and no pair is
+ever stored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from otreg.reductions.engines import Engine
 def gibbs_sum(
     x: Tensor, y: Tensor, p: Tensor | None, q: Tensor | None, v: Tensor, eps: float, reduce: Engine
 ) -> Tensor:
-    """``A_i = Σ_j exp(p_i + q_j - |x_i - y_j|²/(2 eps)) v_j``, differentiable in every tensor, any number of times.
+    """``A_i = Σ_j exp(p_i + q_j - |x_i - y_j|²/(2 eps)) v_j``, differentiable any number of times.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def gibbs_sum(
 
 
 def log_sum(x: Tensor, y: Tensor, q: Tensor, eps: float, reduce: Engine) -> Tensor:
-    """``log Σ_j exp(q_j - |x_i - y_j|²/(2 eps))``, shape (N,), float64, differentiable any number of times."""
+    """``log Σ_j exp(q_j - |x_i - y_j|²/(2 eps))``, (N,), float64, differentiable any number of times."""
     return _LogSum.apply(x, y, q, eps, reduce)
 
 
@@ -105,7 +106,8 @@ class _LogSum(Function):
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         x, y, q, logs = ctx.saved_tensors
         eps, reduce = ctx.eps, ctx.reduce
-        # the softmax itself is exp(p_i + q_j - ...) with p = -log_sum; rows with nothing to sum have no gradient
+        # the softmax itself is exp(p_i + q_j - ...) with p = -log_sum; rows with nothing to sum have no
+        # gradient
         p = -finite_or_zero(logs)
         weight = torch.where(torch.isfinite(logs), cotangent, torch.zeros_like(cotangent)).to(x.dtype)[
             :, None

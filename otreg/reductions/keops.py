@@ -1,7 +1,7 @@
 """The engine for GPUs: KeOps lazy tensors, compiled once per formula.
 
-pykeops is imported at the first use. Dimensions and channels are padded to a few sizes, so that a whole registration
-needs a handful of formulas. What KeOps says while it compiles goes to the error stream.
+pykeops is imported at the first use. Dimensions and channels are padded to a few sizes, so that a whole
+registration needs a handful of formulas. What KeOps says while it compiles goes to the error stream.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def log_sum_exp_mean(
 
 
 def radial_sum(x: Tensor, y: Tensor, values: Tensor, formula: str, scale: float) -> Tensor:
-    """``Σ_j formula(|x_i - y_j|²) v_j``, the formula being KeOps code in ``{s}`` (that square) and ``w`` (scale)."""
+    """``Σ_j formula(|x_i - y_j|²) v_j``; the formula is KeOps code in ``{s}`` (that square) and ``w``."""
     if len(x) == 0 or len(y) == 0:
         return values.new_zeros(len(x), values.shape[1])
     dimension, width = _size(x.shape[1], DIMENSIONS), _size(values.shape[1], CHANNELS)

@@ -1,4 +1,4 @@
-"""Kernel sums ``Σ_j k(x_i, y_j) v_j``, streamed, differentiable any number of times where the kernel is smooth."""
+"""Kernel sums ``Σ_j k(x_i, y_j) v_j``, streamed, and differentiable as often as the kernel is."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from otreg.reductions.gibbs import gibbs_sum
 class RadialKernel:
     """A kernel as a function of the squared distance s, with its derivatives in s.
 
-    ``derivative(order, width)`` gives a function on tensors; ``formula(order, width)`` the same as KeOps code in
-    ``{s}`` and ``w`` (the scale given beside it).
+    ``derivative(order, width)`` gives a function on tensors; ``formula(order, width)`` the same as KeOps
+    code in ``{s}`` and ``w`` (the scale given beside it).
     """
 
     derivative: Callable[[int, float], Callable[[Tensor], Tensor]]
@@ -93,8 +93,8 @@ def kernel_sum(
     Returns
     -------
     array or Tensor, shape (N,) or (N, V)
-        Of the kind that was given. Differentiable in x, y and v; any number of times for the Gaussian and Cauchy
-        kernels, twice for the Laplacian one.
+        Of the kind that was given. Differentiable in x, y and v; any number of times for the Gaussian and
+        Cauchy kernels, twice for the Laplacian one.
 
     Raises
     ------

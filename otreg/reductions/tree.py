@@ -1,4 +1,4 @@
-"""Points sorted into small boxes of equal count, by repeated halving: what truncated and coarse sums stand on."""
+"""Points sorted into small boxes of equal count: what truncated and coarse sums stand on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Tree:
     Attributes
     ----------
     order : Tensor of int64, shape (L·S,)
-        Index of the point in each place; places ``[k·S, (k+1)·S)`` are leaf k, and consecutive leaves are close.
+        Index of the point in each place; places ``[k·S, (k+1)·S)`` are leaf k, and consecutive leaves are
+        close.
     repeated : Tensor of bool, shape (L·S,)
     depth : int
         There are 2**depth leaves.
@@ -54,7 +55,8 @@ def build_tree(points: Tensor) -> Tree:
     padded = leaf_size << depth
     order = torch.arange(padded, device=points.device)
     repeated = order >= count
-    # The places to fill repeat points spread over the whole set, so that no leaf is made of repetitions alone.
+    # The places to fill repeat points spread over the whole set, so that no leaf is made of repetitions
+    # alone.
     order[count:] = torch.linspace(0, count - 1, padded - count, device=points.device).long()
     order, repeated = order[None], repeated[None]
     for _ in range(depth):

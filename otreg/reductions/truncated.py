@@ -1,14 +1,16 @@
-"""Sums over the pairs that matter: far pairs are left out under a bound, near ones go to the fused engine in batches.
+"""Sums over the pairs that matter: far pairs are left out under a bound.
 
-Rows are cut into tiles and columns into leaves (:mod:`otreg.reductions.tree`). For a tile with centre c and radius r,
-let ℓ be the log-sum-exp at c and m the barycentre there. The log-sum-exp plus |x-c|²/2eps is a convex function of x
-with gradient (m-c)/eps at c, so for every x of the tile the share of y_j in the sum of x is at most
+Rows are cut into tiles and columns into leaves (:mod:`otreg.reductions.tree`). For a tile with centre c and
+radius r, let ℓ be the log-sum-exp at c and m the barycentre there. The log-sum-exp plus |x-c|²/2eps is a
+convex function of x with gradient (m-c)/eps at c, so for every x of the tile the share of y_j in the sum of
+x is at most
 
 ``exp(h_j - |y_j - c|²/(2 eps) + r |y_j - m| / eps - ℓ)``.
 
-Leaves whose points together stay below ``accuracy / number of leaves`` are left out: the relative error of a row is
-then at most ``accuracy``. No earlier potential enters the bound. As h changes by less than a margin, up to a constant,
-the choice stays valid with the margin added, so it is made anew only when h has moved further.
+Leaves whose points together stay below ``accuracy / number of leaves`` are left out: the relative error of a
+row is then at most ``accuracy``. No earlier potential enters the bound. As h changes by less than a margin,
+up to a constant, the choice stays valid with the margin added, so it is made anew only when h has moved
+further.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ class Cloud:
 class Batch:
     """Tiles that keep about equally many leaves.
 
-    ``tiles`` (B,); ``leaves`` (B, K), filled up with the number of leaves, which stands for nothing; ``single``:
-    whether float32 is exact enough.
+    ``tiles`` (B,); ``leaves`` (B, K), filled up with the number of leaves, which stands for nothing;
+    ``single``: whether float32 is exact enough.
     """
 
     tiles: Tensor
@@ -255,9 +257,9 @@ def _reduce(
 ) -> tuple[Tensor, Tensor | None]:
     """Sum over the chosen leaves.
 
-    With centre c and barycentre m of a tile, ``x·y = (x-c)·(y-m) + (x-c)·m + c·y``: the first part is small for all
-    pairs that matter, which is what float32 needs; the second belongs to the row and the third to the column, and
-    both are added in float64.
+    With centre c and barycentre m of a tile, ``x·y = (x-c)·(y-m) + (x-c)·m + c·y``: the first part is small
+    for all pairs that matter, which is what float32 needs; the second belongs to the row and the third to
+    the column, and both are added in float64.
     """
     dtype, dimension, size = rows.points.dtype, rows.points.shape[1], columns.tree.leaf_size
     origin = columns.origin

@@ -1,4 +1,4 @@
-"""The Sinkhorn divergence: a debiased transport cost, zero between equal shapes, smooth, and positive otherwise."""
+"""The Sinkhorn divergence: a debiased transport cost, zero between equal shapes and positive otherwise."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ def sinkhorn_divergence(x: Any, y: Any, a: Any = None, b: Any = None, *, blur: f
 class SinkhornDivergence(torch.nn.Module):
     """:func:`sinkhorn_divergence` with a memory, for registration loops.
 
-    The first call is solved from scratch; later ones start from the potentials of the one before, and the self term
-    of a shape that has not changed (points, weights, blur and reach) is not solved again.
+    The first call is solved from scratch; later ones start from the potentials of the one before, and the
+    self term of a shape that has not changed (points, weights, blur and reach) is not solved again.
 
     Parameters
     ----------
     blur : float
         In length units.
     **settings
-        As for :func:`otreg.transport.solve`: ``reach``, ``tol``, ``max_iterations``, ``engine``, ``feature_weight``…
+        As for :func:`otreg.transport.solve`: ``reach``, ``tol``, ``max_iterations``, ``engine``,
+        ``feature_weight``…
 
     Attributes
     ----------
@@ -57,7 +58,7 @@ class SinkhornDivergence(torch.nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None, **features: Any
     ) -> Any:
-        """Divergence between (x, a) and (y, b); ``x_features`` and ``y_features`` may be given as keywords."""
+        """Divergence of (x, a) and (y, b); ``x_features`` and ``y_features`` may be given as keywords."""
         previous = self.result
         if previous is not None and (previous.problem.x.shape[0], previous.problem.y.shape[0]) != (
             len(x),

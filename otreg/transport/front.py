@@ -53,7 +53,8 @@ def solve(
     x, y : array or Tensor, shapes (N, D) and (M, D)
         Points, float32 or float64, in length units.
     a, b : array or Tensor, shapes (N,) and (M,), optional
-        Weights of any mass, zeros included; uniform of total mass 1 by default. A balanced problem wants equal masses.
+        Weights of any mass, zeros included; uniform of total mass 1 by default. A balanced problem wants
+        equal masses.
     blur : float
         Length over which the matching is smoothed.
     reach : float, optional

@@ -1,8 +1,8 @@
 """Derivatives of a solved problem: the envelope theorem once, implicit differentiation twice.
 
-At the optimum the value does not change, to first order, with the potentials: its gradient is that of the dual at
-fixed potentials, so no iteration is stored. The potentials themselves depend on the input through the optimality
-conditions, and their derivative solves one symmetric linear system, by conjugate gradients.
+At the optimum the value does not change, to first order, with the potentials: its gradient is that of the
+dual at fixed potentials, so no iteration is stored. The potentials themselves depend on the input through
+the optimality conditions, and their derivative solves one symmetric linear system, by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Solved:
 def transport_value(x: Tensor, y: Tensor, a: Tensor, b: Tensor, solved: Solved) -> Tensor:
     """Dual value at the solution, differentiable twice in positions and weights of both sides.
 
-    The first gradient costs one pass over the pairs for each side that needs it; the second a linear solve. Second
-    derivatives with respect to weights that are exactly zero are taken as zero.
+    The first gradient costs one pass over the pairs for each side that needs it; the second a linear solve.
+    Second derivatives with respect to weights that are exactly zero are taken as zero.
     """
     return _Value.apply(x, y, a, b, solved)
 
@@ -46,8 +46,8 @@ def transport_value(x: Tensor, y: Tensor, a: Tensor, b: Tensor, solved: Solved) 
 def attached_potentials(x: Tensor, y: Tensor, a: Tensor, b: Tensor, solved: Solved) -> tuple[Tensor, Tensor]:
     """The potentials as functions of the input: their derivative solves the linearised optimality conditions.
 
-    In a balanced problem f + c, g - c solve as well as f, g: only functions that do not see c have a gradient, and
-    the part of a cotangent that sees it is dropped.
+    In a balanced problem f + c, g - c solve as well as f, g: only functions that do not see c have a
+    gradient, and the part of a cotangent that sees it is dropped.
     """
     return _Potentials.apply(x, y, a, b, solved)
 
@@ -121,7 +121,7 @@ class _Potentials(Function):
     def backward(ctx: Any, cotangent_f: Tensor, cotangent_g: Tensor) -> Any:
         x, y, a, b = ctx.saved_tensors
         solved: Solved = ctx.solved
-        problem, f, g, eps = solved.problem, solved.solution.f, solved.solution.g, solved.problem.eps
+        f, g, eps = solved.solution.f, solved.solution.g, solved.problem.eps
         weight_x, weight_y = adjoint(solved, cotangent_f, cotangent_g)
         # -<weights, residuals>, differentiated at fixed potentials
         with torch.enable_grad():
@@ -146,8 +146,8 @@ def adjoint(solved: Solved, cotangent_f: Tensor, cotangent_g: Tensor) -> tuple[T
     """Solve the transposed, linearised optimality conditions.
 
     The conditions are ``R_i = Σ_j b_j e_ij - exp(-f_i/rho_x) = 0`` and likewise for columns, with
-    ``e_ij = exp((f_i + g_j - C_ij)/eps)``. With ``w = a·ω`` the transposed system is symmetric; the columns are
-    eliminated, and conjugate gradients solve for the rows. Returns w for rows (N,) and columns (M,).
+    ``e_ij = exp((f_i + g_j - C_ij)/eps)``. With ``w = a·ω`` the transposed system is symmetric; the columns
+    are eliminated, and conjugate gradients solve for the rows. Returns w for rows (N,) and columns (M,).
     """
     problem, solution = solved.problem, solved.solution
     a, b, eps = problem.a, problem.b, problem.eps

@@ -18,10 +18,13 @@ COARSEST = 9
 CLUSTER_TO_BLUR = 0.5
 """Largest spread of a cluster, relative to the blur, at which the cluster may stand for its points."""
 
+FINEST_CLUSTER_TO_BLUR = 1.0
+"""The same for the smallest clusters: an approximate start there is still far cheaper than one on the points."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A problem at one resolution and what to do on it: pass through ``blurs``, and ``converge`` at the final one."""
+    """A problem at one resolution: pass through ``blurs``, and ``converge`` at the final one."""
 
     problem: Problem
     blurs: list[float]
@@ -31,8 +34,8 @@ class Stage:
 def stages(problem: Problem, reduce: Engine, blurs: list[float], warm: bool) -> list[Stage]:
     """Distribute the annealing over resolutions.
 
-    Each blur goes to the coarsest level whose clusters are small against it; the final blur is solved there first,
-    and then on the points themselves, which start from potentials that lack only detail.
+    Each blur goes to the coarsest level whose clusters are small against it; the final blur is solved there
+    first, and then on the points themselves, which start from potentials that lack only detail.
     """
     full = Stage(problem, blurs, True)
     if warm or len(problem.x) * len(problem.y) < SMALLEST_PROBLEM:
@@ -49,7 +52,7 @@ def stages(problem: Problem, reduce: Engine, blurs: list[float], warm: bool) -> 
                 pending = []
             depth += 2
             level, spread = _coarse(problem, tree_x, tree_y, min(depth, limit))
-        if spread > CLUSTER_TO_BLUR * blur:
+        if spread > FINEST_CLUSTER_TO_BLUR * blur:
             break
         if blur > problem.blur:
             pending.append(blur)

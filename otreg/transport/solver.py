@@ -1,4 +1,4 @@
-"""The Sinkhorn algorithm: alternating updates of the two potentials in the log domain, annealed, coarse to fine."""
+"""The Sinkhorn algorithm: alternating updates of two potentials in the log domain, annealed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from otreg.reductions.engines import Engine
 from otreg.transport.multiscale import stages
-from otreg.transport.schedule import Relaxation
+from otreg.transport.schedule import Anderson
 from otreg.transport.validation import Problem
 
 
@@ -56,8 +56,9 @@ class Updates:
     def shift(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Move the constant that f and g share to where the dual value is largest.
 
-        The plan does not change, and unbalanced problems converge far sooner (Séjourné et al., arXiv:2201.00730).
-        In a balanced problem the dual value does not change either: f and g get the same mean.
+        The plan does not change, and unbalanced problems converge far sooner (Séjourné et al.,
+        arXiv:2201.00730). In a balanced problem the dual value does not change either: f and g get the same
+        mean.
         """
         rho_x, rho_y = self.problem.rho_x, self.problem.rho_y
         if self.problem.balanced:
@@ -114,7 +115,7 @@ def solve_pair(
     tol: float,
     max_iterations: int,
 ) -> Solution:
-    """Solve by alternating updates: one at each annealing blur, then over-relaxed ones at the last until converged."""
+    """One update at each annealing blur, then accelerated ones at the last until converged."""
     plan = stages(problem, reduce, blurs, init is not None)
     f = torch.zeros_like(plan[0].problem.a)
     g = torch.zeros_like(plan[0].problem.b)
@@ -141,38 +142,31 @@ def solve_pair(
 
 
 def converge(updates: Updates, f: Tensor, g: Tensor, tol: float, max_iterations: int) -> Solution:
-    """Over-relaxed alternating updates at the final blur, until the marginal error is within the tolerance.
+    """Accelerated alternating updates at the final blur, until the marginal error is within the tolerance.
 
-    The pair that is returned has g as the exact answer to f, so its column error is zero and its row error, which
-    the softmin of the next update gives for free, is the whole marginal error.
+    g is always the exact answer to f, so the column error is zero and the row error, which the softmin of
+    the next update gives for free, is the whole marginal error.
     """
     problem = updates.problem
     rho_x, rho_y, eps = problem.rho_x, problem.rho_y, problem.eps
     scale = 0.5 * float(problem.a.sum() + problem.b.sum())
-    relaxation, error, iterations = Relaxation(), math.inf, 0
+    acceleration, iterations = Anderson(problem.a), 0
     while True:
         iterations += 1
-        last = iterations >= max_iterations
-        omega = 1.0 if last or error <= tol or iterations == 1 else relaxation.next_factor
-
         below = updates.softmin_y(f, eps)
-        column_error = marginal_error(problem.b, torch.exp((g - below) / eps), g, rho_y) / scale
-        g = g + omega * (damping(eps, rho_y) * below - g)
-
+        g = damping(eps, rho_y) * below
         right = updates.softmin_x(g, eps)
         row_density = torch.exp((f - right) / eps)
-        row_error = marginal_error(problem.a, row_density, f, rho_x) / scale
-        if omega == 1.0 and (row_error <= tol or last):
+        error = marginal_error(problem.a, row_density, f, rho_x) / scale
+        if error <= tol or iterations >= max_iterations:
             break
-        error = row_error if omega == 1.0 else row_error + column_error
         dual = float(dual_value(problem, f, g, weighted(problem.a, row_density)))
-        relaxation.observe(error, dual, 1e-6 * abs(dual) + 1e-6 * eps * scale)
-        f = f + omega * (damping(eps, rho_x) * right - f)
-        f, g = updates.shift(f, g)
+        image, _ = updates.shift(damping(eps, rho_x) * right, g)
+        f = acceleration.following(f, image, dual, 1e-7 * abs(dual) + 1e-7 * eps * scale)
     column_density = torch.exp((g - below) / eps)
     if problem.balanced:
         f, g = updates.shift(f, g)
-    return Solution(f, g, row_density, column_density, row_error, iterations, row_error <= tol)
+    return Solution(f, g, row_density, column_density, error, iterations, error <= tol)
 
 
 def solve_self(

@@ -1,4 +1,4 @@
-"""Check what the caller gave and bring it to one form: tensors of one dtype on one device, weights in float64."""
+"""Check what the caller gave and bring it to one form."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ MASS_TOLERANCE = 1e-4
 class Problem:
     """A transport problem, checked.
 
-    ``x`` and ``y`` carry the features, already scaled, as further columns; the first ``dimension`` columns are the
-    positions. Weights are float64. ``rho_x`` and ``rho_y`` are infinite where the marginal is imposed.
+    ``x`` and ``y`` carry the features, already scaled, as further columns; the first ``dimension`` columns
+    are the positions. Weights are float64. ``rho_x`` and ``rho_y`` are infinite where the marginal is
+    imposed.
     """
 
     x: Tensor
@@ -99,7 +100,7 @@ def make_problem(
     y_features: Any = None,
     feature_weight: Any = 1.0,
 ) -> Problem:
-    """Check the arguments of :func:`otreg.transport.solve`; raise InputError, naming the argument, when they are bad."""
+    """Check the arguments of :func:`otreg.transport.solve`; InputError names the bad one."""
     is_numpy = not any(isinstance(given, Tensor) for given in (x, y))
     points_x, points_y = as_points(x, "x"), as_points(y, "y")
     same_kind(points_x, points_y, "x", "y")
@@ -129,8 +130,8 @@ def make_problem(
         mass_a, mass_b = float(weights_a.detach().sum()), float(weights_b.detach().sum())
         if abs(mass_a - mass_b) > MASS_TOLERANCE * max(mass_a, mass_b):
             raise InputError(
-                f"a and b must have the same total mass in a balanced problem, got {mass_a:.6g} and {mass_b:.6g}: "
-                "normalise them, or give reach"
+                "a and b must have the same total mass in a balanced problem, "
+                f"got {mass_a:.6g} and {mass_b:.6g}: normalise them, or give reach"
             )
         weights_b = weights_b * (mass_a / mass_b)
     return Problem(points_x, points_y, weights_a, weights_b, dimension, blur, rho_x, rho_y, is_numpy)
