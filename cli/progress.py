@@ -69,7 +69,8 @@ class ProgressLine:
 
     def _width(self) -> int:
         try:
-            return max(os.get_terminal_size(self.stream.fileno()).columns, 20)
+            # a terminal that does not know its width says 0
+            return max(os.get_terminal_size(self.stream.fileno()).columns or 80, 20)
         except (OSError, ValueError):
             return 80
 
