@@ -82,7 +82,7 @@ def softmin(
         h = h + logarithm(_vector(weights, y, "weights", negative=False))
     reduce = get_engine(engine, x.device.type)
     channels = None if values is None else as_values(values, y, "values", "y")
-    matrix = None if channels is None else channels.reshape(len(channels), -1)
+    matrix = channels if channels is None or channels.ndim == 2 else channels[:, None]
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, y, h, matrix)
     ):

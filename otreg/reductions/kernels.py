@@ -107,7 +107,7 @@ def kernel_sum(
     same_dimension(x, y, "x", "y")
     values = as_values(v, y, "v", "y")
     width = positive(width, "width")
-    matrix = values.reshape(len(values), -1)
+    matrix = values if values.ndim == 2 else values[:, None]
     if kernel == "gaussian":
         total = gibbs_sum(x, y, None, None, matrix, width**2, get_engine(engine, x.device.type))
     elif kernel in RADIAL_KERNELS:

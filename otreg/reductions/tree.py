@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-SMALLEST_LEAF = 8
+SMALLEST_LEAF = 4
 """Leaves hold from this many points to twice as many."""
 
 

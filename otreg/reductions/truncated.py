@@ -40,6 +40,9 @@ MARGIN = 3.0
 SINGLE_PRECISION_LIMIT = 1024.0
 """Largest ``radius · reach / eps`` of a tile for which float32 is exact enough: measured error below 1e-3."""
 
+BOUNDS_AT_ONCE = 1 << 18
+"""Pairs of a tile and a leaf compared at a time: bounds the memory."""
+
 COLUMNS_AT_ONCE = 1 << 16
 """Columns prepared for one batch of tiles: bounds the memory."""
 
@@ -185,7 +188,7 @@ def _choose(rows: Cloud, columns: Cloud, h: Tensor, eps: float, accuracy: float)
     leaves = columns.tree.leaves
     least = level + math.log(accuracy / leaves) - MARGIN
     kept, counts, reach = [], [], []
-    step = max(1, (1 << 21) // leaves)
+    step = max(1, BOUNDS_AT_ONCE // leaves)
     for start in range(0, len(centres), step):
         part = slice(start, start + step)
         near, far = torch.zeros_like(mass), torch.zeros_like(mass)

@@ -18,8 +18,8 @@ COARSEST = 9
 CLUSTER_TO_BLUR = 0.5
 """Largest spread of a cluster, relative to the blur, at which the cluster may stand for its points."""
 
-FINEST_CLUSTER_TO_BLUR = 1.0
-"""The same for the smallest clusters: an approximate start there is still far cheaper than one on the points."""
+FINEST_CLUSTER_TO_BLUR = 1.5
+"""The same for the smallest clusters: an approximate start there is far cheaper than one on the points."""
 
 
 @dataclasses.dataclass(frozen=True)
