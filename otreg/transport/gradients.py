@@ -68,6 +68,9 @@ class _Value(Function):
         f, g = solved.solution.f, solved.solution.g
         if torch.is_grad_enabled():
             f, g = attached_potentials(x, y, a, b, solved)
+        else:
+            # the same points, but those for which the engine keeps its trees
+            x, y, a, b = problem.x, problem.y, problem.a, problem.b
         need_x, need_y, need_a, need_b = ctx.needs_input_grad[:4]
         grad_x = grad_y = grad_a = grad_b = None
         if need_x or need_a:

@@ -78,25 +78,25 @@ class TransportResult:
         """``Σ_j P_ij / a_i``, shape (N,): 1 where the mass of x_i is matched, near 0 where it is left out."""
         if not self.problem.needs_grad:
             return self._out(self.solved.solution.row_density)
-        return self._out(self._sum_x(torch.ones_like(self.problem.y[:, :1]))[:, 0])
+        return self._out(self._sum_x(torch.ones_like(self._current.y[:, :1]))[:, 0])
 
     @cached_property
     def confidence_y(self) -> Any:
         """``Σ_i P_ij / b_j``, shape (M,)."""
         if not self.problem.needs_grad:
             return self._out(self.solved.solution.column_density)
-        return self._out(self._sum_y(torch.ones_like(self.problem.x[:, :1]))[:, 0])
+        return self._out(self._sum_y(torch.ones_like(self._current.x[:, :1]))[:, 0])
 
     def apply(self, values: Any) -> Any:
         """``Σ_j P_ij v_j`` for values (M,) or (M, V) on y: shape (N,) or (N, V)."""
-        matrix = self._matrix(values, self.problem.y)
-        total = self._sum_x(matrix) * self.problem.a.to(matrix.dtype)[:, None]
+        matrix = self._matrix(values, self._current.y)
+        total = self._sum_x(matrix) * self._current.a.to(matrix.dtype)[:, None]
         return self._out(total if as_tensor(values, "values").ndim == 2 else total[:, 0])
 
     def apply_transpose(self, values: Any) -> Any:
         """``Σ_i P_ij v_i`` for values (N,) or (N, V) on x: shape (M,) or (M, V)."""
-        matrix = self._matrix(values, self.problem.x)
-        total = self._sum_y(matrix) * self.problem.b.to(matrix.dtype)[:, None]
+        matrix = self._matrix(values, self._current.x)
+        total = self._sum_y(matrix) * self._current.b.to(matrix.dtype)[:, None]
         return self._out(total if as_tensor(values, "values").ndim == 2 else total[:, 0])
 
     def barycentric_map(self, values: Any = None) -> Any:
@@ -104,7 +104,7 @@ class TransportResult:
 
         ``Σ_j P_ij v_j / Σ_j P_ij``: with positions, the target of each point of x, shape (N, D).
         """
-        problem = self.problem
+        problem = self._current
         if values is None:
             return self._out(self._mean_x(problem.y[:, : problem.dimension]))
         mean = self._mean_x(self._matrix(values, problem.y))
@@ -130,7 +130,12 @@ class TransportResult:
         plan = problem.a[:, None] * problem.b[None, :] * exponent.exp()
         return plan.cpu().numpy() if problem.numpy else plan
 
-    @cached_property
+    @property
+    def _current(self) -> Problem:
+        """The problem with its graph where one is needed, else the copy that the engine knows."""
+        return self.problem if self.problem.needs_grad else self.solved.problem
+
+    @property
     def _attached(self) -> tuple[Tensor, Tensor]:
         problem, solution = self.problem, self.solved.solution
         if not problem.needs_grad:
@@ -139,18 +144,18 @@ class TransportResult:
 
     def _sum_x(self, values: Tensor) -> Tensor:
         """``Σ_j P_ij v_j / a_i``."""
-        problem, (f, g) = self.problem, self._attached
+        problem, (f, g) = self._current, self._attached
         logs = logarithm(problem.b) + g / problem.eps
         return gibbs_sum(problem.x, problem.y, f / problem.eps, logs, values, problem.eps, self.solved.reduce)
 
     def _sum_y(self, values: Tensor) -> Tensor:
         """``Σ_i P_ij v_i / b_j``."""
-        problem, (f, g) = self.problem, self._attached
+        problem, (f, g) = self._current, self._attached
         logs = logarithm(problem.a) + f / problem.eps
         return gibbs_sum(problem.y, problem.x, g / problem.eps, logs, values, problem.eps, self.solved.reduce)
 
     def _mean_x(self, values: Tensor) -> Tensor:
-        problem, (_, g) = self.problem, self._attached
+        problem, (_, g) = self._current, self._attached
         logs = logarithm(problem.b) + g / problem.eps
         if problem.needs_grad or (torch.is_grad_enabled() and values.requires_grad):
             total = log_sum(problem.x, problem.y, logs, problem.eps, self.solved.reduce)

@@ -66,11 +66,9 @@ class Problem:
         return dataclasses.replace(self, x=self.x.to(dtype), y=self.y.to(dtype))
 
     def detached(self) -> Problem:
-        """The same problem without its graph."""
-        x, y = self.x.detach(), self.y.detach()
-        return dataclasses.replace(
-            self, x=x, y=x if self.is_self else y, a=self.a.detach(), b=self.b.detach()
-        )
+        """A copy without graph, which stays as it is when the caller changes the points in place."""
+        x, y, a, b = (tensor.detach().clone() for tensor in (self.x, self.y, self.a, self.b))
+        return dataclasses.replace(self, x=x, y=y, a=a, b=b)
 
     def own(self, side: str) -> Problem:
         """The problem of ``"x"`` or ``"y"`` with itself."""

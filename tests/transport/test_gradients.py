@@ -133,6 +133,17 @@ def test_the_module_keeps_what_it_knows() -> None:
     assert module.result is None
 
 
+def test_points_changed_in_place_are_noticed() -> None:
+    x, y = uniform(50, 3, 1), uniform(60, 3, 2)
+    module = SinkhornDivergence(0.1, tol=1e-8)
+    module(x, y)
+    x.mul_(1.5)
+    y.mul_(0.5)
+    assert float(module(x, y)) == pytest.approx(
+        float(sinkhorn_divergence(x, y, blur=0.1, tol=1e-8)), rel=1e-6
+    )
+
+
 def test_newton_step_lands_at_the_optimum_of_a_translation() -> None:
     """The divergence is exactly quadratic in a translation: one Newton step, with our Hessian, solves it."""
     x = uniform(20, 2, 1)

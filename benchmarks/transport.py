@@ -1,0 +1,282 @@
+"""Measure entropic transport against other tools, in one run: a table, and JSON on request.
+
+    python benchmarks/transport.py --points 1000,10000 --blurs 0.05,0.01 --shapes cube,surface --json out.json
+    python benchmarks/transport.py --points 10000 --only ours,schedule
+
+What is measured (``--only``), each case in a process of its own:
+
+    ours        seconds to a row+column error of 1e-2 and 1e-3, value and gradient, debiased; a warm step
+    schedule    value and gradient with exactly GeomLoss' schedule and updates, on our sums
+    geomloss    SamplesLoss(backend="online"), its defaults: value and gradient, and how converged that is
+    multiscale  SamplesLoss(backend="multiscale")
+    keops, flash   our solver on the KeOps engine, and flash-sinkhorn: only with ``--device cuda``
+
+Tools that are not installed, or do not finish within ``--limit`` seconds, are shown so. The first call of
+KeOps tools compiles for 10 to 30 s; it is made beforehand on 100 points and not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOOLS = ("ours", "schedule", "geomloss", "multiscale", "keops", "flash")
+NEEDS = {"geomloss": "geomloss", "multiscale": "geomloss", "keops": "pykeops", "flash": "flash_sinkhorn"}
+GPU_ONLY = ("keops", "flash")
+
+
+def shapes(kind: str, count: int, device: str) -> tuple[Tensor, Tensor]:
+    """Two clouds of unit diameter: uniform in the cube, or spread by area over two surfaces."""
+    generator = torch.Generator().manual_seed(0)
+    if kind == "cube":
+        x, y = torch.rand(2, count, 3, generator=generator)
+    else:
+        x, y = (surface_points(kind, number, count, generator) for number in (0, 1))
+    low, high = torch.minimum(x.amin(0), y.amin(0)), torch.maximum(x.amax(0), y.amax(0))
+    diameter = (high - low).norm()
+    return ((x - low) / diameter).to(device), ((y - low) / diameter).to(device)
+
+
+def surface_points(kind: str, number: int, count: int, generator: torch.Generator) -> Tensor:
+    """Points by area on a surface file of the folder ``kind`` (its first two), or on a bent sphere."""
+    folder = Path(kind)
+    if kind != "surface" and folder.is_dir():
+        import numpy as np
+
+        import otreg
+
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix in (".gii", ".ply", ".vtk", ".stl", ".vtp")
+        )
+        points, _ = otreg.read(files[number]).sample(count, np.random.default_rng(number))
+        return torch.from_numpy(points).float()
+    x = torch.randn(count, 3, generator=generator)
+    x = x / x.norm(dim=1, keepdim=True) * (1 + 0.2 * torch.sin(5 * x[:, :1]))
+    return x * torch.tensor([1.0, 1.0, 1.0] if number == 0 else [1.1, 1.0, 0.9])
+
+
+def measure(tool: str, kind: str, count: int, blur: float, device: str) -> dict[str, Any]:
+    """Run one case in this process."""
+    small = shapes(kind, 100, device)
+    x, y = shapes(kind, count, device)
+    run: Callable[..., dict[str, Any]] = {
+        "ours": ours,
+        "keops": lambda *given: ours(*given, engine="keops"),
+        "schedule": schedule,
+        "geomloss": lambda *given: geomloss(*given, backend="online"),
+        "multiscale": lambda *given: geomloss(*given, backend="multiscale"),
+        "flash": flash,
+    }[tool]
+    run(*small, 0.1)
+    before = peak(device)
+    found = run(x, y, blur)
+    return {**found, "memory_mb": peak(device) - before}
+
+
+def peak(device: str) -> float:
+    """Peak memory so far, in MB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def clock(x: Tensor) -> float:
+    """Seconds, once the device has finished."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ours(x: Tensor, y: Tensor, blur: float, engine: str = "auto") -> dict[str, Any]:
+    """Time to two tolerances, then one warm step after moving the points by 1% of the diameter."""
+    from otreg.transport import SinkhornDivergence
+
+    x, found = x.clone().requires_grad_(), {}
+    for tol in (1e-2, 1e-3):
+        module = SinkhornDivergence(blur, tol=tol, engine=engine)
+        start = clock(x)
+        value = module(x, y)
+        (grad,) = torch.autograd.grad(value, x)
+        found[f"seconds_to_{tol:g}"] = clock(x) - start
+        result = module.result
+        assert result is not None
+        found[f"iterations_to_{tol:g}"], found["error"] = result.iterations, result.marginal_error
+        found["value"] = float(value.detach())
+        # along the gradient, as a registration would
+        direction = grad / grad.norm(dim=1).max()
+        moved = (x - 0.01 * direction).detach().requires_grad_()
+        start = clock(x)
+        torch.autograd.grad(module(moved, y), moved)
+        found[f"warm_seconds_{tol:g}"] = clock(x) - start
+    return {**found, "seconds": found["seconds_to_0.001"]}
+
+
+def schedule(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
+    """GeomLoss' own loop (symmetric updates, scaling 0.5, no test of convergence) over our softmin."""
+    from otreg.reductions import softmin
+
+    start = clock(x)
+    low, high = torch.minimum(x.amin(0), y.amin(0)), torch.maximum(x.amax(0), y.amax(0))
+    diameter = float((high - low).norm())
+    steps = range(math.ceil(math.log(blur / diameter) / math.log(0.5) - 1e-12))
+    blurs = [diameter, *(diameter * 0.5**step for step in steps), blur]
+    a, b = (points.new_full((len(points),), 1 / len(points)) for points in (x, y))
+
+    def update(
+        points: Tensor, others: Tensor, weights: Tensor, potential: Tensor | None, now: float
+    ) -> Tensor:
+        return softmin(points, others, potential, weights, blur=now).value
+
+    f, g = update(x, y, b, None, blurs[0]), update(y, x, a, None, blurs[0])
+    p, q = update(x, x, a, None, blurs[0]), update(y, y, b, None, blurs[0])
+    for now in blurs:
+        f, g = 0.5 * (f + update(x, y, b, g, now)), 0.5 * (g + update(y, x, a, f, now))
+        p, q = 0.5 * (p + update(x, x, a, p, now)), 0.5 * (q + update(y, y, b, q, now))
+    f_end, to_y = softmin(x, y, g, b, blur=blur, values=y)
+    p_end, to_x = softmin(x, x, p, a, blur=blur, values=x)
+    g_end, q_end = update(y, x, a, f, blur), update(y, y, b, q, blur)
+    value = (f_end - p_end).mean() + (g_end - q_end).mean()
+    grad = a[:, None] * (to_x - to_y)
+    return {"seconds": clock(x) - start, "value": float(value), "gradient_norm": float(grad.norm())}
+
+
+def geomloss(x: Tensor, y: Tensor, blur: float, backend: str) -> dict[str, Any]:
+    """SamplesLoss with its defaults; then how far its potentials are from converged."""
+    from geomloss import SamplesLoss
+
+    from otreg.reductions import softmin
+
+    settings = {"loss": "sinkhorn", "p": 2, "blur": blur, "scaling": 0.5, "backend": backend}
+    x = x.clone().requires_grad_()
+    start = clock(x)
+    value = SamplesLoss(**settings)(x, y)
+    (grad,) = torch.autograd.grad(value, x)
+    found = {"seconds": clock(x) - start, "value": float(value.detach()), "gradient_norm": float(grad.norm())}
+    if backend == "online" and len(x) <= 20_000:
+        with torch.no_grad():
+            f, g = SamplesLoss(**settings, debias=False, potentials=True)(x, y)
+            f, g = f.reshape(-1), g.reshape(-1)
+            row = torch.expm1(
+                (f - softmin(x, y, g, g.new_full((len(y),), 1 / len(y)), blur=blur).value) / blur**2
+            )
+            column = torch.expm1(
+                (g - softmin(y, x, f, f.new_full((len(x),), 1 / len(x)), blur=blur).value) / blur**2
+            )
+            found["error"] = float(row.abs().mean() + column.abs().mean())
+    return found
+
+
+def flash(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
+    """flash-sinkhorn's drop-in for SamplesLoss."""
+    from flash_sinkhorn import SamplesLoss
+
+    x = x.clone().requires_grad_()
+    start = clock(x)
+    value = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.5)(x, y)
+    torch.autograd.grad(value, x)
+    return {"seconds": clock(x) - start, "value": float(value.detach())}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as aligned text."""
+    columns = {
+        "shape": "shape", "points": "points", "blur": "blur", "tool": "tool", "seconds": "seconds",
+        "to 1e-2": "seconds_to_0.01", "to 1e-3": "seconds_to_0.001", "warm 1e-2": "warm_seconds_0.01",
+        "warm 1e-3": "warm_seconds_0.001", "error": "error", "value": "value", "MB": "memory_mb",
+    }  # fmt: skip
+    lines = [tuple(columns)]
+    for row in rows:
+        cells = [format_cell(row.get(key)) for key in columns.values()]
+        if "skipped" in row:
+            cells[4] = row["skipped"]
+        lines.append(tuple(cells))
+    widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+    )
+
+
+def format_cell(value: Any) -> str:
+    """A number in a few digits."""
+    if value is None:
+        return ""
+    return f"{value:.7g}" if isinstance(value, float) and abs(value) < 0.1 else (
+        f"{value:.3f}" if isinstance(value, float) else str(value)
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Parse, run each case in its own process, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--points", default="1000,10000,50000")
+    parser.add_argument(
+        "--shapes", default="cube,surface", help="cube, surface, or folders that hold two surfaces"
+    )
+    parser.add_argument("--blurs", default="0.05,0.01,0.002", help="relative to the diameter")
+    parser.add_argument("--only", default=",".join(TOOLS), help=f"some of {', '.join(TOOLS)}")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--limit", type=float, default=600.0, help="most seconds for one case")
+    parser.add_argument("--json", type=Path, help="write the results there too")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.case is not None:
+        warnings.simplefilter("ignore")
+        case = json.loads(given.case)
+        print(json.dumps(measure(case["tool"], case["shape"], case["points"], case["blur"], given.device)))
+        return
+    unknown = set(given.only.split(",")) - set(TOOLS)
+    if unknown:
+        parser.error(f"--only: unknown {', '.join(sorted(unknown))}; choose from {', '.join(TOOLS)}")
+    rows = []
+    for shape in given.shapes.split(","):
+        for points in map(int, given.points.split(",")):
+            for blur in map(float, given.blurs.split(",")):
+                for tool in given.only.split(","):
+                    if tool in GPU_ONLY and given.device != "cuda":
+                        continue
+                    case = {"shape": shape, "points": points, "blur": blur, "tool": tool}
+                    rows.append({**case, **run_case(case, given)})
+                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(table(rows))
+    if given.json is not None:
+        about = {"torch": torch.__version__, "threads": given.threads, "device": given.device}
+        given.json.write_text(json.dumps({"about": about, "results": rows}, indent=1) + "\n")
+
+
+def run_case(case: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Run one case in a process of its own, within the limit."""
+    needed = NEEDS.get(case["tool"])
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        return {"skipped": "not installed"}
+    command = [sys.executable, __file__, "--case", json.dumps(case), "--device", given.device]
+    command += ["--threads", str(given.threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=given.limit)
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"> {given.limit:g} s"}
+    if done.returncode:
+        return {"skipped": "failed: " + (done.stderr.strip().splitlines() or ["no message"])[-1][:60]}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
