@@ -11,7 +11,11 @@ from torch import Tensor
 from otreg.reductions.engines import Engine
 from otreg.transport.multiscale import stages
 from otreg.transport.schedule import Anderson
+from otreg.transport.smooth import SmoothModes
 from otreg.transport.validation import Problem
+
+SMOOTH_STEPS = 3
+"""Updates of a balanced problem joined with a Newton step for the smooth modes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,7 @@ def solve_pair(
     g = torch.zeros_like(plan[0].problem.b)
     if init is not None:
         f, g = init
-    iterations, eps = 0, problem.eps
+    iterations, eps, newton = 0, problem.eps, True
     for stage, following in zip(plan, [*plan[1:], None], strict=True):
         updates = Updates(stage.problem, reduce)
         for blur in stage.blurs:
@@ -130,7 +134,9 @@ def solve_pair(
         iterations += len(stage.blurs)
         if stage.converge:
             eps = problem.eps
-            solution = converge(updates, f, g, tol, max_iterations)
+            solution = converge(updates, f, g, tol, max_iterations, newton)
+            # where clusters have converged, the smooth modes are right
+            newton = False
             iterations += solution.iterations
             f, g = solution.f, solution.g
         if following is not None:
@@ -141,8 +147,13 @@ def solve_pair(
     return dataclasses.replace(solution, iterations=iterations)
 
 
-def converge(updates: Updates, f: Tensor, g: Tensor, tol: float, max_iterations: int) -> Solution:
+def converge(
+    updates: Updates, f: Tensor, g: Tensor, tol: float, max_iterations: int, newton: bool
+) -> Solution:
     """Accelerated alternating updates at the final blur, until the marginal error is within the tolerance.
+
+    With ``newton``, the first few updates of a balanced problem are joined with Newton steps for the smooth
+    modes.
 
     g is always the exact answer to f, so the column error is zero and the row error, which the softmin of
     the next update gives for free, is the whole marginal error.
@@ -151,18 +162,32 @@ def converge(updates: Updates, f: Tensor, g: Tensor, tol: float, max_iterations:
     rho_x, rho_y, eps = problem.rho_x, problem.rho_y, problem.eps
     scale = 0.5 * float(problem.a.sum() + problem.b.sum())
     acceleration, iterations = Anderson(problem.a), 0
+    modes = SmoothModes(problem.x, problem.y, problem.a, problem.b) if newton and problem.balanced else None
+    best_dual, fallback = -math.inf, f
     while True:
         iterations += 1
         below = updates.softmin_y(f, eps)
         g = damping(eps, rho_y) * below
-        right = updates.softmin_x(g, eps)
+        smooth = modes if iterations <= SMOOTH_STEPS else None
+        logs, mean = updates.reduce(
+            problem.x, problem.y, updates.log_b + g / eps, eps, None if smooth is None else smooth.values
+        )
+        right = -eps * logs
         row_density = torch.exp((f - right) / eps)
         error = marginal_error(problem.a, row_density, f, rho_x) / scale
         if error <= tol or iterations >= max_iterations:
             break
         dual = float(dual_value(problem, f, g, weighted(problem.a, row_density)))
+        rounding = 1e-7 * abs(dual) + 1e-7 * eps * scale
         image, _ = updates.shift(damping(eps, rho_x) * right, g)
-        f = acceleration.following(f, image, dual, 1e-7 * abs(dual) + 1e-7 * eps * scale)
+        if smooth is None or mean is None:
+            f = acceleration.following(f, image, dual, rounding)
+        elif dual >= best_dual - rounding:
+            best_dual, fallback = max(dual, best_dual), image
+            columns = problem.b * torch.exp((g - updates.softmin_y(right, eps)) / eps)
+            f = image + eps * smooth.step(mean, columns)
+        else:
+            f, modes = fallback, None
     column_density = torch.exp((g - below) / eps)
     if problem.balanced:
         f, g = updates.shift(f, g)
