@@ -26,7 +26,16 @@ _LAZY = {
     "register": "otreg.registration",
     "Registration": "otreg.registration",
 }
-_SUBMODULES = ("deformations", "io", "quality", "reductions", "registration", "transport", "visualize")
+_SUBMODULES = (
+    "autodiff",
+    "deformations",
+    "io",
+    "quality",
+    "reductions",
+    "registration",
+    "transport",
+    "visualize",
+)
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 

@@ -106,9 +106,7 @@ class Surface:
         self.triangles = triangles.reshape(0, 3) if triangles.size == 0 else triangles
         if self.triangles.ndim != 2 or self.triangles.shape[1] != 3:
             raise InputError(f"triangles must have shape (T, 3), got {self.triangles.shape}")
-        if len(self.triangles) and (
-            self.triangles.min() < 0 or self.triangles.max() >= len(self.points)
-        ):
+        if len(self.triangles) and (self.triangles.min() < 0 or self.triangles.max() >= len(self.points)):
             raise InputError(f"triangles name vertices outside 0..{len(self.points) - 1}")
         if self.frame is not None and self.frame not in FRAMES:
             raise InputError(f"unknown frame {self.frame!r}: use one of {', '.join(FRAMES)} or None")

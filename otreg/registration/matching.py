@@ -1,0 +1,106 @@
+"""Where each sampled point should go: unbalanced entropic transport, streamed or restricted to near pairs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from otreg import transport
+from otreg.registration.sampling import Samples
+from otreg.surface import FloatArray
+
+
+class Match(NamedTuple):
+    """Target (n, 3) of each moving point, and the share of its mass that found one (n,), as confidence."""
+
+    targets: FloatArray
+    confidence: FloatArray
+
+
+def match_all_pairs(
+    moving: Samples, fixed: Samples, blur: float, reach: float, normal_weight: float, device: str = "cpu"
+) -> Match:
+    """Match over every pair, streamed by :func:`otreg.transport.solve`: for wide blurs."""
+    x, y, a, b, values = (
+        torch.as_tensor(array, dtype=torch.float32, device=device)
+        for array in (
+            moving.features(normal_weight),
+            fixed.features(normal_weight),
+            moving.weights,
+            fixed.weights,
+            fixed.points,
+        )
+    )
+    with warnings.catch_warnings():
+        # the next match corrects this one: it need not be solved to the end
+        warnings.simplefilter("ignore", transport.ConvergenceWarning)
+        plan = transport.solve(
+            x,
+            y,
+            a,
+            b,
+            blur=blur,
+            reach=reach,
+            start_blur=2.5 * blur,
+            tol=2e-2,
+            max_iterations=8,
+        )
+        targets = plan.barycentric_map(values)
+    confidence = plan.confidence.double().cpu().numpy()
+    return _trusted(targets.double().cpu().numpy(), confidence, moving.points)
+
+
+def match_near_pairs(
+    moving: Samples,
+    fixed: Samples,
+    blur: float,
+    reach: float,
+    normal_weight: float,
+    neighbours: int = 40,
+    iterations: int = 20,
+) -> Match:
+    """Match over near pairs alone, O(n · neighbours) memory: for blurs far below the diameter.
+
+    With a reach of a few blurs no mass travels beyond about six of them, so the pairs left out weigh less than
+    exp(-18). Sinkhorn runs on the scalings, which stay within exp(±reach²/blur²) (Chizat et al. 2018, alg. 1).
+    """
+    x, y = moving.features(normal_weight), fixed.features(normal_weight)
+    forth = _near_pairs(x, y, 6 * blur, neighbours)
+    back = _near_pairs(y, x, 6 * blur, neighbours // 2).T.tocsr()
+    # a pair found from both sides is counted once: the two distances agree
+    kernel = forth.maximum(back).tocsr()
+    kernel.data = np.exp(-0.5 * (kernel.data / blur) ** 2)
+    transposed = kernel.T.tocsr()
+    damping = 1.0 / (1.0 + (blur / reach) ** 2)
+    u, v = np.ones(len(x)), np.ones(len(y))
+    for _ in range(iterations):
+        u = np.clip(kernel @ (fixed.weights * v), 1e-200, None) ** -damping
+        v = np.clip(transposed @ (moving.weights * u), 1e-200, None) ** -damping
+    mass = kernel @ (fixed.weights * v)
+    found = mass > 1e-150
+    targets = (kernel @ ((fixed.weights * v)[:, None] * fixed.points)) / np.where(found, mass, 1.0)[:, None]
+    confidence = np.where(found, u * mass, 0.0)
+    return _trusted(targets, confidence, moving.points)
+
+
+def _near_pairs(x: FloatArray, y: FloatArray, radius: float, neighbours: int) -> sparse.csr_matrix:
+    """Distances from each x to its nearest y within ``radius``; a tiny one is added so that zero is stored."""
+    count = min(neighbours, len(y))
+    distance, index = cKDTree(y).query(x, k=count, distance_upper_bound=radius, workers=1)
+    distance, index = distance.reshape(len(x), count), index.reshape(len(x), count)
+    near = np.isfinite(distance)
+    rows = np.repeat(np.arange(len(x)), near.sum(axis=1))
+    values = np.maximum(distance[near], 1e-12)
+    return sparse.csr_matrix((values, (rows, index[near])), shape=(len(x), len(y)))
+
+
+def _trusted(targets: FloatArray, confidence: FloatArray, points: FloatArray) -> Match:
+    """Leave points without a finite target where they are, with no confidence."""
+    good = np.isfinite(targets).all(axis=1) & np.isfinite(confidence)
+    targets = np.where(good[:, None], targets, points)
+    return Match(targets, np.where(good, np.clip(confidence, 0.0, 10.0), 0.0))

@@ -1,0 +1,53 @@
+"""What a registration says while it works, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class ProgressEvent(NamedTuple):
+    """State after one step: stage, step of how many, residual in file units, seconds gone and (perhaps) left."""
+
+    stage: str
+    step: int
+    steps: int
+    distance: float | None
+    elapsed: float
+    remaining: float | None
+
+
+class Interrupted(Exception):
+    """The caller asked to stop; the best map so far is kept."""
+
+
+class Progress:
+    """Counts steps over the whole run, tells the listener, and raises :class:`Interrupted` when asked to stop."""
+
+    def __init__(
+        self,
+        total: int,
+        listener: Callable[[ProgressEvent], object] | None,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self.total, self.listener, self.stop = total, listener, stop
+        self.done = 0
+        self.began = time.monotonic()
+
+    def step(self, stage: str, distance: float | None = None) -> None:
+        """Report one finished step of ``stage``."""
+        self.done += 1
+        elapsed = time.monotonic() - self.began
+        if self.listener is not None:
+            left = elapsed / self.done * max(self.total - self.done, 0)
+            self.listener(
+                ProgressEvent(stage, self.done, max(self.total, self.done), distance, elapsed, left)
+            )
+        if self.stop is not None and self.stop():
+            raise Interrupted
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began

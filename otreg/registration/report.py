@@ -1,0 +1,77 @@
+"""The end of a registration: move every point, measure, judge."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+import otreg
+from otreg import quality
+from otreg.deformations import Deformation
+from otreg.registration.result import Registration
+from otreg.surface import Landmarks, Surface
+
+
+def finish(
+    moving: Surface,
+    fixed: Surface,
+    transform: Deformation,
+    report: dict[str, Any],
+    landmarks: tuple[Landmarks, Landmarks] | None,
+    labels: str | None,
+    seed: int,
+) -> Registration:
+    """Apply the map to every vertex, measure before and after, and pass or fail the result."""
+    transform.moving_frame, transform.fixed_frame = moving.frame, fixed.frame
+    transform.metadata.update(
+        {
+            "otreg": otreg.__version__,
+            "moving": str(moving.metadata.get("path", "")),
+            "fixed": str(fixed.metadata.get("path", "")),
+            "diameter": float(fixed.diameter),
+        }
+    )
+    points = transform.map(moving.points)
+    moved = moving.with_points(points, displacement=points - moving.points)
+    before = quality.evaluate(
+        moving, fixed, moving=moving, labels=labels, landmarks=landmarks, samples=10000, seed=seed
+    )
+    pair = None if landmarks is None else (transform(landmarks[0]), landmarks[1])
+    after = quality.evaluate(
+        moved, fixed, moving=moving, labels=labels, landmarks=pair, transform=transform, seed=seed
+    )
+    reasons = quality.gate(after, before, diameter=fixed.diameter)
+    warnings = [
+        f"the stage {stage['stage']} made held-back points worse and was dropped"
+        for stage in report["stages"]
+        if not stage["kept"]
+    ]
+    if report["interrupted"]:
+        warnings.append("stopped early: this is the best map so far")
+    versions = {"otreg": otreg.__version__, "torch": str(torch.__version__), "numpy": np.__version__}
+    full = {
+        "otreg": otreg.__version__,
+        "direction": "points of MOVING to FIXED",
+        "versions": {**versions, "python": platform.python_version()},
+        "inputs": {"moving": _describe(moving), "fixed": _describe(fixed)},
+        **report,
+        "quality": {"before": before, "after": after},
+        "gate": {"passed": not reasons, "reasons": reasons},
+        "passed": not reasons,
+        "warnings": warnings,
+    }
+    return Registration(moved, transform, full)
+
+
+def _describe(shape: Surface) -> dict[str, Any]:
+    path = shape.metadata.get("path")
+    return {
+        "path": None if path is None else str(path),
+        "points": len(shape),
+        "triangles": len(shape.triangles),
+        "diameter": shape.diameter,
+        "frame": shape.frame,
+    }

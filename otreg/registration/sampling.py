@@ -1,0 +1,80 @@
+"""Points that stand for a shape: spread evenly over it, weighted by the area each one covers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from otreg.surface import FloatArray, IntArray, Surface
+
+
+@dataclasses.dataclass
+class Samples:
+    """Points (n, 3), their unit normals (n, 3; zero for clouds without) and weights (n,) that sum to one."""
+
+    points: FloatArray
+    normals: FloatArray
+    weights: FloatArray
+
+    def features(self, normal_weight: float) -> FloatArray:
+        """Positions and weighted normals side by side, (n, 6): the space in which matches are made."""
+        return np.concatenate([self.points, normal_weight * self.normals], axis=1)
+
+
+def farthest_points(points: FloatArray, count: int, seed: int = 0) -> IntArray:
+    """Choose ``count`` of ``points`` (N, d), each the farthest from those before it (Gonzalez 1985)."""
+    if count >= len(points):
+        return np.arange(len(points))
+    coordinates = np.ascontiguousarray(points.T, dtype=np.float32)
+    chosen = np.empty(count, np.int64)
+    chosen[0] = np.random.default_rng(seed).integers(len(points))
+    nearest = np.full(len(points), np.inf, np.float32)
+    for k in range(count - 1):
+        squared = np.zeros(len(points), np.float32)
+        for row in coordinates:
+            squared += (row - row[chosen[k]]) ** 2
+        np.minimum(nearest, squared, out=nearest)
+        chosen[k + 1] = nearest.argmax()
+    return chosen
+
+
+def thinned(points: FloatArray, count: int) -> IntArray:
+    """Choose about ``count`` of ``points`` (N, d), at most one in each cell of a grid."""
+    if count >= len(points):
+        return np.arange(len(points))
+    low, high = 1e-4, 2.0
+    first = np.arange(len(points))
+    for _ in range(30):
+        cell = float(np.sqrt(low * high))
+        _, first = np.unique(np.floor(points / cell).astype(np.int64), axis=0, return_index=True)
+        if len(first) > 1.05 * count:
+            low = cell
+        elif len(first) < 0.95 * count:
+            high = cell
+        else:
+            break
+    return np.sort(first)
+
+
+def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
+    """Sample ``count`` points evenly over ``surface``, which is scaled to a diameter near one."""
+    rng = np.random.default_rng(seed)
+    if surface.has_triangles:
+        triangles, barycentric = surface.sample_barycentric(4 * count, rng)
+        points = np.einsum("nk,nkd->nd", barycentric, surface.triangle_corners[triangles])
+        normals = np.einsum("nk,nkd->nd", barycentric, surface.normals[surface.triangles[triangles]])
+        mass = np.full(len(points), 1.0 / len(points))
+    else:
+        points, normals = surface.points, np.zeros_like(surface.points)
+        mass = surface.weights / surface.weights.sum()
+    features = np.concatenate([points, 0.1 * normals], axis=1)
+    chosen = farthest_points(features, count, seed) if count <= 6000 else thinned(features, count)
+    owner = cKDTree(features[chosen]).query(features)[1]
+    return Samples(points[chosen], unit(normals[chosen]), np.bincount(owner, mass, len(chosen)))
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """Scale vectors (n, 3) to unit length; zero ones stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
