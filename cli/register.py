@@ -22,7 +22,6 @@ from .quality_table import quality_table
 
 if TYPE_CHECKING:
     from otreg.registration import Registration
-
     from otreg.surface import Landmarks, Surface
 
 PRESETS = ("rigid", "similarity", "affine", "spline")

@@ -170,7 +170,7 @@ class Surface:
                 return given.astype(np.float64)
             return np.full(len(self), 1.0 / max(len(self), 1))
         share = np.repeat(self.triangle_areas / 3.0, 3)
-        return np.bincount(self.triangles.ravel(), weights=share, minlength=len(self))
+        return np.asarray(np.bincount(self.triangles.ravel(), share, len(self)), dtype=np.float64)
 
     @cached_property
     def normals(self) -> FloatArray:

@@ -199,10 +199,11 @@ def _read_file(file: Any) -> Deformation:
     names = sorted(stages.keys())
     if not names or names != [f"{number:04d}" for number in range(len(names))] or len(stages.attrs):
         raise InputError("/stages must hold the groups 0000, 0001, … and nothing else")
-    if "sha256" in file.attrs and _text(file, "sha256") != _checksum(file):
-        raise InputError("the checksum does not fit the content, the file is damaged: copy or write it again")
     parts = [_read_stage(_member(stages, name, "group")) for name in names]
     about = _read_about(file)
+    # Only now: all that the checksum reads is known to be of a sensible size.
+    if "sha256" in file.attrs and _text(file, "sha256") != _checksum(file):
+        raise InputError("the checksum does not fit the content, the file is damaged: copy or write it again")
     if len(parts) > 1:
         return Composite(parts, **about)
     if any(about.values()):

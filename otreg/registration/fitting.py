@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import linalg, sparse
 from scipy.sparse.linalg import cg
@@ -46,7 +48,7 @@ class SplineFit:
         self.coefficients = np.zeros_like(self.control_points)
         self.residual = float("inf")
 
-    def _kernel(self, points: FloatArray) -> FloatArray | sparse.csr_matrix:
+    def _kernel(self, points: FloatArray) -> Any:
         """Kernel between points and control points: a dense n × C array (C is bounded), or a sparse one."""
         if self.level.kernel == "gaussian":
             squared = (

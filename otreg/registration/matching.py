@@ -10,9 +10,9 @@ import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from otreg import transport
 from otreg.registration.sampling import Samples
 from otreg.surface import FloatArray
+from otreg.transport import ConvergenceWarning, solve
 
 
 class Match(NamedTuple):
@@ -38,8 +38,8 @@ def match_all_pairs(
     )
     with warnings.catch_warnings():
         # the next match corrects this one: it need not be solved to the end
-        warnings.simplefilter("ignore", transport.ConvergenceWarning)
-        plan = transport.solve(
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plan = solve(
             x,
             y,
             a,

@@ -17,7 +17,7 @@ from otreg.registration.checks import check_device, check_pair
 from otreg.registration.fitting import SplineFit, fit_affine
 from otreg.registration.matching import match_all_pairs, match_near_pairs
 from otreg.registration.pose import apply_pose, find_pose, procrustes
-from otreg.registration.progress import Interrupted, Progress, ProgressEvent
+from otreg.registration.progress import Interrupted, Progress
 from otreg.registration.report import finish
 from otreg.registration.result import Registration
 from otreg.registration.sampling import Samples, sample_shape, unit
@@ -41,7 +41,7 @@ def register(
     threads: int | None = None,
     seed: int = 0,
     labels: str | None = None,
-    progress: Callable[[ProgressEvent], object] | None = None,
+    progress: Callable[[Any], object] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Registration:
     """Find the map that carries ``moving`` onto ``fixed``.
@@ -67,7 +67,7 @@ def register(
     labels : str, optional
         Point data that both carry as labels; their overlap is reported.
     progress, stop : callables, optional
-        Told of every step; asked after every step whether to stop, keeping the best map so far.
+        Told of every step with a :class:`ProgressEvent`; asked after each whether to stop, keeping the best so far.
 
     Returns
     -------

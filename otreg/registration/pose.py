@@ -75,7 +75,7 @@ def subset(samples: Samples, count: int) -> Samples:
     features = samples.features(NORMAL_WEIGHT)
     chosen = farthest_points(features, count)
     owner = cKDTree(features[chosen]).query(features)[1]
-    weights = np.bincount(owner, samples.weights, len(chosen))
+    weights = np.asarray(np.bincount(owner, samples.weights, len(chosen)), dtype=np.float64)
     return Samples(samples.points[chosen], samples.normals[chosen], weights)
 
 

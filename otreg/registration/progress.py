@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ProgressEvent(NamedTuple):
@@ -28,7 +28,7 @@ class Progress:
     def __init__(
         self,
         total: int,
-        listener: Callable[[ProgressEvent], object] | None,
+        listener: Callable[[Any], object] | None,
         stop: Callable[[], bool] | None,
     ) -> None:
         self.total, self.listener, self.stop = total, listener, stop

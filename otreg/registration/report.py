@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
-import otreg
-from otreg import quality
 from otreg.deformations import Deformation
+from otreg.quality import evaluate, gate
 from otreg.registration.result import Registration
 from otreg.surface import Landmarks, Surface
+
+VERSION = version("otreg")
 
 
 def finish(
@@ -28,7 +30,7 @@ def finish(
     transform.moving_frame, transform.fixed_frame = moving.frame, fixed.frame
     transform.metadata.update(
         {
-            "otreg": otreg.__version__,
+            "otreg": VERSION,
             "moving": str(moving.metadata.get("path", "")),
             "fixed": str(fixed.metadata.get("path", "")),
             "diameter": float(fixed.diameter),
@@ -36,14 +38,14 @@ def finish(
     )
     points = transform.map(moving.points)
     moved = moving.with_points(points, displacement=points - moving.points)
-    before = quality.evaluate(
+    before = evaluate(
         moving, fixed, moving=moving, labels=labels, landmarks=landmarks, samples=10000, seed=seed
     )
     pair = None if landmarks is None else (transform(landmarks[0]), landmarks[1])
-    after = quality.evaluate(
+    after = evaluate(
         moved, fixed, moving=moving, labels=labels, landmarks=pair, transform=transform, seed=seed
     )
-    reasons = quality.gate(after, before, diameter=fixed.diameter)
+    reasons = gate(after, before, diameter=fixed.diameter)
     warnings = [
         f"the stage {stage['stage']} made held-back points worse and was dropped"
         for stage in report["stages"]
@@ -51,9 +53,9 @@ def finish(
     ]
     if report["interrupted"]:
         warnings.append("stopped early: this is the best map so far")
-    versions = {"otreg": otreg.__version__, "torch": str(torch.__version__), "numpy": np.__version__}
+    versions = {"otreg": VERSION, "torch": str(torch.__version__), "numpy": np.__version__}
     full = {
-        "otreg": otreg.__version__,
+        "otreg": VERSION,
         "direction": "points of MOVING to FIXED",
         "versions": {**versions, "python": platform.python_version()},
         "inputs": {"moving": _describe(moving), "fixed": _describe(fixed)},

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from otreg import io
+from otreg.io import write
 from otreg.registration.result import Registration
 
 
@@ -24,7 +24,7 @@ def write_run(registration: Registration, out_dir: str | Path, moving_path: Path
     try:
         suffix = "".join(moving_path.suffixes[-2:]) if moving_path.suffix == ".gz" else moving_path.suffix
         moved = aside / f"moved{_full_suffix(moving_path, suffix)}"
-        registration.report["warnings"].extend(io.write(registration.moved, moved))
+        registration.report["warnings"].extend(write(registration.moved, moved))
         registration.transform.save(aside / "transform.h5")
         report = registration.report
         report["inputs"]["moving"]["path"] = str(moving_path.resolve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -72,9 +73,13 @@ def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
     features = np.concatenate([points, 0.1 * normals], axis=1)
     chosen = farthest_points(features, count, seed) if count <= 6000 else thinned(features, count)
     owner = cKDTree(features[chosen]).query(features)[1]
-    return Samples(points[chosen], unit(normals[chosen]), np.bincount(owner, mass, len(chosen)))
+    return Samples(
+        points[chosen],
+        unit(normals[chosen]),
+        np.asarray(np.bincount(owner, mass, len(chosen)), dtype=np.float64),
+    )
 
 
-def unit(vectors: FloatArray) -> FloatArray:
+def unit(vectors: Any) -> FloatArray:
     """Scale vectors (n, 3) to unit length; zero ones stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -34,12 +34,15 @@ def refused(path: Path) -> str:
 def test_layout(path: Path) -> None:
     """What the module promises to whoever reads a file without otreg."""
     with h5py.File(path) as file:
-        assert dict(file.attrs.items()) >= {
-            "format": "otreg-transform",
-            "version": 1,
-            "direction": "points of MOVING to FIXED",
-            "metadata": '{"diameter": 2.0}',
-        }
+        assert (
+            dict(file.attrs.items()).items()
+            >= {
+                "format": "otreg-transform",
+                "version": 1,
+                "direction": "points of MOVING to FIXED",
+                "metadata": '{"diameter": 2.0}',
+            }.items()
+        )
         stages = file["stages"]
         assert list(stages) == ["0000", "0001", "0002"]
         assert [stage.attrs["kind"] for stage in stages.values()] == ["affine", "spline", "inverse"]
@@ -159,7 +162,7 @@ def object_numbers(file: h5py.File) -> None:
         (dataset("stages/0001/coefficients", np.zeros((11, 3))), r"must have shape (12, 3), got (11, 3)"),
         (dataset("stages/0001/width", [-1.0]), "width of a spline must be positive"),
         (dataset("stages/0001/width", 1.0), "must have shape (1), got ()"),
-        (dataset("stages/0001/control_points", np.zeros((0, 3))), "must have shape (N, 3)"),
+        (dataset("stages/0001/control_points", np.zeros((0, 3))), "must have shape (0, 3)"),
         (dataset("stages/0003", np.eye(3)), "/stages/0003 must be a group"),
         (dataset("stages/0004", np.eye(3)), "must hold the groups 0000"),
         (dataset("stages", None), "/stages is missing"),
