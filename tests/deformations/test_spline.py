@@ -64,19 +64,16 @@ def test_map_is_the_definition(
 
 def test_wendland_profile_and_its_derivatives() -> None:
     """Smooth at both ends, and each order is the derivative of the one before, also at zero."""
-    u = torch.linspace(0.0, 1.2, 25, dtype=torch.float64).requires_grad_()
-    assert float(kernels.profile("wendland", u)[0]) == 1.0
+    u = torch.linspace(0.05, 1.2, 25, dtype=torch.float64)
+    assert float(kernels.wendland_profile(torch.zeros(1, dtype=torch.float64))[0]) == 1.0
+    step = 1e-6
     for order in range(3):
-        value = kernels.profile("wendland", u, order)
-        assert not value[u >= 1.0].any()
-        (slope,) = torch.autograd.grad(value.sum(), u)
-        inside = slice(1, None)
-        step = 1e-6
-        ahead = kernels.profile("wendland", u + step, order) - kernels.profile("wendland", u - step, order)
-        assert torch.allclose(slope[inside], ahead[inside] / (2 * step), atol=1e-4)
+        assert not kernels.wendland_profile(u, order)[u >= 1.0].any()
+        ahead = kernels.wendland_profile(u + step, order) - kernels.wendland_profile(u - step, order)
+        assert torch.allclose(kernels.wendland_profile(u, order + 1), ahead / (2 * step), atol=1e-3)
     # k = 1 - 28/3 s² + 70 s⁴ + O(s⁵)
     s = torch.tensor([1e-2], dtype=torch.float64)
-    assert float(kernels.profile("wendland", s**2)) == pytest.approx(1 - 28 / 3e4 + 70e-8, abs=2e-8)
+    assert float(kernels.wendland_profile(s**2)) == pytest.approx(1 - 28 / 3e4 + 70e-8, abs=2e-8)
 
 
 @pytest.mark.parametrize("kernel", kernels.KERNELS)
