@@ -12,6 +12,7 @@ Adv. Comput. Math. 4, function φ₃,₂ scaled to 1 at 0), zero beyond ``width`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from otreg.reductions import kernel_sum
 
 KERNELS = ("gaussian", "wendland")
 
-BLOCK = 1 << 16
-"""Pairs in one block (half a MB of float64): it stays in a core's cache, and no N×C array is ever made."""
+BLOCK = 1 << 18
+"""Most pairs in one block (2 MB of float64): it stays in a core's cache, and no N×C array is ever made."""
 
 _FULL_CELL = 1000  # pairs per cell from which a dense block for each cell is quicker than gathered pairs
 
@@ -153,7 +154,7 @@ def _streamed(
     return total
 
 
-def _cells(near: Near) -> Any:
+def _cells(near: Near) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks (points, centres) of all cells, none of more than BLOCK pairs unless a single row has more."""
     for run, members in near.cells():
         for rows in near.order[run].split(max(1, BLOCK // len(members))):

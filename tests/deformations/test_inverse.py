@@ -13,14 +13,14 @@ from tests.deformations.cases import gaussian, points
 
 
 def steep(strength: float, kernel: str = "gaussian") -> Spline:
-    """One bump along x: ``x -> x - strength x exp(-r²/2)`` to first order; folds at 0 for strengths above 1."""
+    """One bump, ``x -> x - strength x exp(-r²/2)`` to first order; folds at 0 for strengths above 1."""
     ends = np.array([[-0.05, 0.0, 0.0], [0.05, 0.0, 0.0]])
     push = np.array([[10.0 * strength, 0.0, 0.0], [-10.0 * strength, 0.0, 0.0]])
     return Spline(ends, push, 1.0, kernel)
 
 
 def test_inverse_of_a_steep_map() -> None:
-    """Nearly folded (smallest determinant about 0.05): far from a contraction, so plain iteration would fail."""
+    """Nearly folded (smallest determinant about 0.05): far from what a plain iteration solves."""
     spline = steep(0.95)
     x = np.random.default_rng(0).uniform(-3, 3, size=(2000, 3))
     assert 0 < spline.jacobian_determinant(np.zeros((1, 3)))[0] < 0.06

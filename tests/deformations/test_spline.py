@@ -58,22 +58,26 @@ def test_map_is_the_definition(
         patch.setattr(kernels, "_FULL_CELL", full_cell)
         patch.setattr(kernels, "BLOCK", 97)  # many blocks
         moved = spline.map(x)
-    assert np.abs(moved[:-2] - dense(x[:-2], spline)).max() < 1e-9
+    # |x|² + |z|² - 2xz rounds by some eps |x|², which the width divides
+    assert np.abs(moved[:-2] - dense(x[:-2], spline)).max() < 1e-9 + 1e-14 / width**2
     assert np.array_equal(moved[-2:], x[-2:]) or width == 100.0
 
 
 def test_wendland_profile_and_its_derivatives() -> None:
-    """Smooth at both ends, and each order is the derivative of the one before, also at zero."""
-    u = torch.linspace(0.05, 1.2, 25, dtype=torch.float64)
-    assert float(kernels.wendland_profile(torch.zeros(1, dtype=torch.float64))[0]) == 1.0
+    """Each order is the derivative of the one before, and the kernel ends smoothly."""
+    u = torch.linspace(0.01, 1.2, 25, dtype=torch.float64)
     step = 1e-6
     for order in range(3):
-        assert not kernels.wendland_profile(u, order)[u >= 1.0].any()
-        ahead = kernels.wendland_profile(u + step, order) - kernels.wendland_profile(u - step, order)
-        assert torch.allclose(kernels.wendland_profile(u, order + 1), ahead / (2 * step), atol=1e-3)
+        value = kernels.wendland_profile(u, order)
+        assert not value[u >= 1.0].any()
+        change = kernels.wendland_profile(u + step, order) - kernels.wendland_profile(u - step, order)
+        slope = kernels.wendland_profile(u, order + 1)
+        assert torch.allclose(slope, change / (2 * step), rtol=1e-6, atol=1e-6)
     # k = 1 - 28/3 s² + 70 s⁴ + O(s⁵)
-    s = torch.tensor([1e-2], dtype=torch.float64)
-    assert float(kernels.wendland_profile(s**2)) == pytest.approx(1 - 28 / 3e4 + 70e-8, abs=2e-8)
+    s = torch.tensor([0.0, 1e-2], dtype=torch.float64)
+    assert kernels.wendland_profile(s**2).tolist() == pytest.approx([1.0, 1 - 28 / 3e4 + 70e-8], abs=2e-8)
+    with pytest.raises(InputError, match="three times"):
+        kernels.wendland_profile(s, 4)
 
 
 @pytest.mark.parametrize("kernel", kernels.KERNELS)
@@ -88,7 +92,7 @@ def test_second_derivatives(kernel: str, way: str) -> None:
         return Spline(z, p, 2.0, kernel).map(x)
 
     assert torch.autograd.gradcheck(map_free, (free, z, p))
-    assert torch.autograd.gradgradcheck(map_free, (free, z, p), atol=1e-4)
+    assert torch.autograd.gradgradcheck(map_free, (free[:1], z, p), atol=1e-4)
     on_control_points = z.detach().clone().requires_grad_()
     spline = Spline(z.detach(), p.detach(), 2.0, kernel)
     assert torch.autograd.gradcheck(spline.map, (on_control_points,), atol=1e-5)
@@ -97,18 +101,17 @@ def test_second_derivatives(kernel: str, way: str) -> None:
 
 def test_gradients_do_not_depend_on_blocks(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
-    x = torch.from_numpy(rng.normal(size=(200, 3)))
-    for kernel in kernels.KERNELS:
-        results = []
-        for size in (50, 1 << 20):
-            monkeypatch.setattr(kernels, "_GRAPH_BLOCK", size)
-            z = torch.from_numpy(np.random.default_rng(2).normal(size=(30, 3))).requires_grad_()
-            spline = Spline(z, 0.1 * z.detach() ** 2, 1.0, kernel)
-            (gradient,) = torch.autograd.grad((spline.map(x) ** 2).sum(), z)
-            results.append(gradient)
-        assert torch.allclose(*results, rtol=1e-10, atol=1e-12)
+    x, z = torch.from_numpy(rng.normal(size=(200, 3))), torch.from_numpy(rng.normal(size=(30, 3)))
+    r = torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist")
+    k = (1 - r).clamp_min(0) ** 6 * (35 * r**2 + 18 * r + 3) / 3
+    for size in (50, 1 << 20):
+        monkeypatch.setattr(kernels, "BLOCK", size)
+        p = torch.full((30, 3), 0.1, dtype=torch.float64).requires_grad_()
+        (gradient,) = torch.autograd.grad((Spline(z, p, 1.0, "wendland").map(x) ** 2).sum(), p)
+        assert torch.allclose(gradient, 2 * k.T @ (x + k @ p.detach()), rtol=1e-10, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(seeds, st.integers(1, 50), st.integers(1, 50), st.floats(0.01, 5.0), st.integers(1, 40))
 def test_grid_finds_every_pair(seed: int, count: int, centres: int, reach: float, size: int) -> None:
     rng = np.random.default_rng(seed)
@@ -130,44 +133,34 @@ def test_grid_finds_every_pair(seed: int, count: int, centres: int, reach: float
 
 
 MEMORY = """
-import sys, tracemalloc, resource
-import numpy as np, torch
+import sys, resource
+import torch
 torch.set_num_threads(1)
 from otreg.deformations import Spline
-kernel, count, gradient = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "gradient"
-rng = np.random.default_rng(0)
-z = torch.from_numpy(rng.uniform(size=(2000, 3)))
-width = 0.1 if kernel == "gaussian" else 0.15
-spline = Spline(z, 1e-3 * z, width, kernel)
-def run(n):
-    x = torch.from_numpy(rng.uniform(size=(n, 3))).requires_grad_(gradient)
-    y = spline.map(x)
-    if gradient:
-        y.sum().backward()
-run(100)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(count)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+z = torch.rand((1500, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+spline = Spline(z, 1e-3 * z, 0.1 if sys.argv[1] == "gaussian" else 0.3, sys.argv[1])
+def peak(count):
+    for gradient in (False, True):
+        x = torch.rand((count, 3), dtype=torch.float64).requires_grad_(gradient)
+        y = spline.map(x)
+        if gradient:
+            y.sum().backward()
+    spline.jacobian(x.detach())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = peak(100)
+print(peak(15_000) - start, peak(30_000) - start)
 """
 
 
 @pytest.mark.parametrize("kernel", kernels.KERNELS)
-@pytest.mark.parametrize("mode", ["plain", "gradient"])
-def test_memory_grows_with_the_points_alone(kernel: str, mode: str) -> None:
-    """30,000 × 2,000 pairs are 480 MB of float64; a map needs a few blocks and a few numbers per point."""
+def test_memory_grows_with_the_points_alone(kernel: str) -> None:
+    """30,000 × 1,500 pairs are 360 MB of float64; all that a point needs is less than 1 kB."""
     if not sys.platform.startswith("linux"):
         pytest.skip("peak memory is read from the resource module, in kilobytes on Linux")
-    peaks = []
-    for count in (15_000, 30_000):
-        run = subprocess.run(
-            [sys.executable, "-c", MEMORY, kernel, str(count), mode],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(run.stdout) / 1024)
-    assert peaks[1] < 150, peaks
-    assert peaks[1] - peaks[0] < 60, peaks
+    run = subprocess.run([sys.executable, "-c", MEMORY, kernel], capture_output=True, text=True, check=True)
+    half, whole = (int(kilobytes) / 1024 for kilobytes in run.stdout.split())
+    assert whole < 90, (half, whole)
+    assert whole - half < 40, (half, whole)
 
 
 @pytest.mark.parametrize(
