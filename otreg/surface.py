@@ -193,7 +193,7 @@ class Surface:
         """Diagonal of the bounding box: the length that relative scales refer to."""
         return float(np.linalg.norm(self.bounds[1] - self.bounds[0]))
 
-    def with_points(self, points: ArrayLike, **point_data: ArrayLike) -> Surface:
+    def with_points(self, points: ArrayLike, /, **point_data: ArrayLike) -> Surface:
         """Return this mesh at other positions, with its data; keywords add or replace point data."""
         data = {**self.point_data, **{name: np.asarray(values) for name, values in point_data.items()}}
         return dataclasses.replace(self, points=np.asarray(points), point_data=data)
