@@ -33,6 +33,12 @@ def read_stl(data: bytes, path: Path) -> Surface:
             raise InputError(
                 f"truncated: {count or 0} triangles promised, {found} found; copy or export it again"
             )
+        # Some exporters add a few bytes; more than a triangle's worth, and the count is not one of triangles.
+        surplus = len(data) - 84 - 50 * count
+        if surplus >= 50:
+            raise InputError(
+                f"damaged, or no STL: {count} triangles promised, {surplus} bytes follow them; export it again"
+            )
         corners = np.frombuffer(data, _FACET, count, 84)["corners"].reshape(-1, 3).astype(np.float64)
         header = data[:80]
     points, weld_map = weld(corners)
@@ -87,8 +93,6 @@ def weld(corners: FloatArray) -> tuple[FloatArray, IntArray]:
 
 def write_stl(surface: Surface, path: Path) -> list[str]:
     """Write binary STL: single precision corners of each triangle, nothing else."""
-    if not surface.has_triangles:
-        raise InputError("STL holds triangles only and this is a point cloud; write .ply, .vtk or .xyz")
     facets = np.zeros(len(surface.triangles), _FACET)
     facets["normal"], facets["corners"] = surface.triangle_normals, surface.triangle_corners
     header = frame_comment(surface.frame).encode().ljust(80)[:80]

@@ -249,5 +249,6 @@ def test_stl_of_another_length(tmp_path: Path) -> None:
     more = content[:80] + struct.pack("<I", 9) + content[84:]
     refused(put(tmp_path, "b.stl", more), "truncated: 9 triangles promised, 4 found")
     assert len(io.read(put(tmp_path, "c.stl", content + b"trailer")).triangles) == 4
+    refused(put(tmp_path, "e.stl", content + bytes(50)), "4 triangles promised, 50 bytes follow them")
     solid = b"solid of a binary file".ljust(80) + content[80:]
     assert len(io.read(put(tmp_path, "d.stl", solid)).triangles) == 4
