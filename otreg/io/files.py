@@ -55,6 +55,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def compress(path: Path) -> None:
+    """Replace the content of a file by its gzip form, which is the same whenever it is made."""
+    path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+
+
 def load_bytes(path: str | os.PathLike[str]) -> bytes:
     """Whole content of a file, decompressed where it is gzip, whatever its name says.
 

@@ -51,12 +51,18 @@ _HEADS = (
 
 
 def suffix_of(path: Path) -> str:
-    """Suffix in lower case, with double ones kept: ``.gii.gz``, ``.mrk.json``; ``.pial`` of ``lh.pial``."""
+    """Suffix in lower case: ``.pial`` of ``lh.pial``, ``.vtk`` of ``a.vtk.gz``; double ones (``.gii.gz``,
+    ``.mrk.json``) are kept."""
     name = path.name.lower()
-    for double in (".gii.gz", ".mrk.json"):
-        if name.endswith(double):
-            return double
-    return Path(name).suffix
+    if name.endswith(".gii.gz"):
+        return ".gii.gz"
+    name = name.removesuffix(".gz")
+    return ".mrk.json" if name.endswith(".mrk.json") else Path(name).suffix
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file of this name is to be compressed, as any format may be (``a.vtk.gz``)."""
+    return path.name.lower().endswith(".gz")
 
 
 def supported_suffixes() -> tuple[str, ...]:

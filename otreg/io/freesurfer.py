@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 import warnings as python_warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ def read_freesurfer(data: bytes, path: Path) -> Surface:
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")  # nibabel warns about a missing volume, which is common
         try:
-            points, triangles, info, stamp = read_geometry(str(path), read_metadata=True, read_stamp=True)
+            with _on_disk(data, path) as plain:
+                points, triangles, info, stamp = read_geometry(plain, read_metadata=True, read_stamp=True)
         except OSError:
             raise InputError("truncated or damaged FreeSurfer surface; copy or export it again") from None
     metadata: dict[str, Any] = {}
@@ -38,6 +42,18 @@ def read_freesurfer(data: bytes, path: Path) -> Surface:
         if str(info.get("valid", "")).split("#")[0].strip().startswith("1"):
             metadata["c_ras"] = np.asarray(info["cras"], np.float64)
     return Surface(points, triangles, frame=declared_frame(str(stamp)) or "tkRAS", metadata=metadata)
+
+
+@contextmanager
+def _on_disk(data: bytes, path: Path) -> Iterator[str]:
+    """Name of a file with this content, for nibabel reads files alone: a copy where ``path`` is compressed."""
+    if path.stat().st_size == len(data):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "plain"
+        copy.write_bytes(data)
+        yield str(copy)
 
 
 def _check_size(data: bytes) -> None:
@@ -59,10 +75,6 @@ def write_freesurfer(surface: Surface, path: Path) -> list[str]:
     """Write a FreeSurfer triangle surface (single precision), with the volume it was read with."""
     from nibabel.freesurfer import write_geometry
 
-    if not surface.has_triangles:
-        raise InputError(
-            "FreeSurfer surfaces need triangles and this is a point cloud; write .ply, .vtk or .xyz"
-        )
     info = _volume_info(surface)
     stamp = frame_comment(None if surface.frame == "tkRAS" else surface.frame)
     with python_warnings.catch_warnings():
@@ -104,12 +116,13 @@ def read_curv(data: bytes) -> NDArray[np.float32]:
     return np.frombuffer(data, ">f4", count, 15).astype(np.float32)
 
 
-def read_annot(path: Path) -> tuple[NDArray[np.int64], dict[int, str]]:
+def read_annot(data: bytes, path: Path) -> tuple[NDArray[np.int64], dict[int, str]]:
     """Labels of an annotation, shape (N,), -1 where there is none, and the names of those in its table."""
     from nibabel.freesurfer import read_annot as nibabel_read_annot
 
     try:
-        labels, _, names = nibabel_read_annot(str(path))
+        with _on_disk(data, path) as plain:
+            labels, _, names = nibabel_read_annot(plain)
     except (ValueError, IndexError, OSError, TypeError, MemoryError, UnicodeDecodeError):
         raise InputError("truncated or damaged FreeSurfer annotation; copy it again") from None
     table = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from pathlib import Path
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from otreg.errors import InputError
 from otreg.io.columns import free_name, plain_numbers
-from otreg.io.formats import suffix_of
 from otreg.io.polygons import check_indices
 from otreg.surface import Surface
 
@@ -163,9 +161,7 @@ def write_gifti(surface: Surface, path: Path) -> list[str]:
             f"Connectome Workbench refuses a GIFTI surface that holds point data as well ({extra} arrays): "
             "for it, write a copy without point data"
         )
-    content = image.to_bytes()
-    # Time 0 in the gzip header: the same surface gives the same bytes.
-    path.write_bytes(gzip.compress(content, mtime=0) if suffix_of(path) == ".gii.gz" else content)
+    path.write_bytes(image.to_bytes())
     return warnings
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from otreg.errors import InputError
-from otreg.io.files import atomic_path, load_bytes
-from otreg.io.formats import LANDMARK_SUFFIXES, sniff, suffix_of
-from otreg.io.tables import Table, read_table
+from otreg.io.files import atomic_path, compress, load_bytes
+from otreg.io.formats import LANDMARK_SUFFIXES, is_compressed, sniff, suffix_of
+from otreg.io.tables import FRAMED_AXES, Table, read_table
 from otreg.surface import Landmarks
 
 _SCHEMA = (
@@ -22,14 +22,17 @@ _SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 _NAME_COLUMNS = ("name", "label", "id", "landmark")
+_OF_LANDMARKS = ("name", "landmark")
+"""Headers that tables of landmarks alone have; a cloud may well have points with labels or ids."""
 
 
 def is_landmark_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file holds landmarks rather than a shape.
 
     True for Slicer's markups, JSON landmarks, ``.particles`` and ``.pts``, and for tables of names and
-    coordinates. A table of coordinates alone is a point cloud (which :func:`read_landmarks` reads as well).
-    False for a file that cannot be read: reading it says why.
+    coordinates, whether the names are words or numbers. A table of coordinates alone is a point cloud (which
+    :func:`read_landmarks` reads as well), and so is one whose labels repeat or follow the coordinates as
+    numbers. False for a file that cannot be read: reading it says why.
     """
     source = Path(path)
     if suffix_of(source) in (".mrk.json", ".fcsv", ".particles", ".pts"):
@@ -38,8 +41,7 @@ def is_landmark_file(path: str | os.PathLike[str]) -> bool:
         data = load_bytes(source)
         kind = sniff(data, source)
         if kind == "text":
-            table = read_table(data)
-            return _name_column(table) is not None and len(table.numeric) == 3
+            return _names_points(read_table(data))
     except InputError:
         return False
     return kind in ("slicer-json", "landmark-json", "fcsv")
@@ -164,6 +166,22 @@ def _name_column(table: Table) -> int | None:
     return 0 if isinstance(table.columns[0], list) else None
 
 
+def _names_points(table: Table) -> bool:
+    """Whether a table is one of landmarks: each row has a name of its own, and coordinates."""
+    place = _name_column(table)
+    if place is None:
+        return False
+    names = table.columns[place]
+    if len(set(names)) < len(names):
+        return False
+    header = [name.strip().lower() for name in table.header or ()]
+    if any(all(axis in header for axis in axes) for axes in FRAMED_AXES):
+        return True  # 3D Slicer's export, which adds columns such as "selected"
+    if len([k for k in table.numeric if k != place]) != 3:
+        return False
+    return place == 0 or place not in table.numeric or header[place] in _OF_LANDMARKS
+
+
 def _read_named_table(table: Table) -> Landmarks:
     place = _name_column(table)
     if place is None and table.header is None and len(table.columns) == 4:
@@ -227,6 +245,8 @@ def write_landmarks(landmarks: Landmarks, path: str | os.PathLike[str]) -> list[
                 warnings.append(f"{suffix} holds coordinates alone: the names of the landmarks were left out")
     with atomic_path(target) as temporary:
         temporary.write_text(content, encoding="utf-8")
+        if is_compressed(target):
+            compress(temporary)
     return warnings
 
 

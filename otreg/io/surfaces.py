@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from otreg.errors import InputError
 from otreg.io.columns import AXES
-from otreg.io.files import atomic_path, load_bytes
-from otreg.io.formats import SURFACE_SUFFIXES, sniff, suffix_of, supported_suffixes
+from otreg.io.files import atomic_path, compress, load_bytes
+from otreg.io.formats import SURFACE_SUFFIXES, is_compressed, sniff, suffix_of, supported_suffixes
 from otreg.io.freesurfer import read_annot, read_curv, read_freesurfer, write_freesurfer
 from otreg.io.gifti import read_gifti, read_gifti_values, write_gifti
 from otreg.io.obj import read_obj, read_off, write_obj, write_off
@@ -56,6 +56,7 @@ _WRITERS: dict[str, Writer] = {
     "npy": write_npy,
 }
 _WITH_POINT_DATA = ("vtk", "vtp", "ply", "gifti", "text")
+_TRIANGLES_ONLY = {"stl": "STL holds only", "freesurfer": "FreeSurfer surfaces need"}
 _NOT_SHAPES = {
     "curv": "holds values on points, not a surface; read their surface and attach them to it",
     "annot": "holds labels of points, not a surface; read their surface and attach them to it",
@@ -161,7 +162,8 @@ def write(surface: Surface, path: str | os.PathLike[str]) -> list[str]:
     ----------
     surface : Surface
     path : str or path-like
-        One of :func:`supported_suffixes`; no suffix, or a name like ``lh.pial``, is a FreeSurfer surface.
+        One of :func:`supported_suffixes`; no suffix, or a name like ``lh.pial``, is a FreeSurfer surface. Any
+        of them with ``.gz`` added is compressed.
         VTK legacy is version 4.2, binary; PLY is little-endian binary; both keep double precision, as do
         .vtp, .obj, .off, tables and .npy. GIFTI, STL and FreeSurfer surfaces are single precision by their
         standards.
@@ -178,16 +180,40 @@ def write(surface: Surface, path: str | os.PathLike[str]) -> list[str]:
         cannot hold.
     """
     target = Path(path)
-    kind = _format_to_write(target)
-    if not len(surface):
-        raise InputError(f"{target}: there are no points to write")
+    kind = check_writable(surface, target)
     warnings = _dropped(surface, kind, suffix_of(target))
     with atomic_path(target) as temporary:
         try:
             warnings += _WRITERS[kind](surface, temporary)
         except InputError as error:
             raise InputError(f"{target}: {error}") from None
+        if is_compressed(target):
+            compress(temporary)
     return warnings
+
+
+def check_writable(surface: Surface, path: str | os.PathLike[str]) -> str:
+    """Refuse a surface that cannot be written under a name; to ask before long work, not after it.
+
+    Returns
+    -------
+    str
+        The format in which it would be written.
+
+    Raises
+    ------
+    InputError
+        On an unknown suffix, or a shape that the format cannot hold.
+    """
+    target = Path(path)
+    kind = _format_to_write(target)
+    if not len(surface):
+        raise InputError(f"{target}: there are no points to write")
+    if kind in _TRIANGLES_ONLY and not surface.has_triangles:
+        raise InputError(
+            f"{target}: {_TRIANGLES_ONLY[kind]} triangles and this is a point cloud; write .ply, .vtk or .xyz"
+        )
+    return kind
 
 
 def _format_to_write(target: Path) -> str:
@@ -234,8 +260,15 @@ def read_point_data(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     return _values(path)[0]
 
 
-def attach_point_data(surface: Surface, path: str | os.PathLike[str]) -> Surface:
+def attach_point_data(surface: Surface, path: str | os.PathLike[str], name: str | None = None) -> Surface:
     """Return the surface with the values (and label names) of a file of :func:`read_point_data` added.
+
+    Parameters
+    ----------
+    surface : Surface
+    path : str or path-like
+    name : str, optional
+        What to call the values; the file must then hold one array. By default as the file calls them.
 
     Raises
     ------
@@ -243,6 +276,14 @@ def attach_point_data(surface: Surface, path: str | os.PathLike[str]) -> Surface
         If the file cannot be read, or has another number of values than the surface has points.
     """
     values, names = _values(path)
+    if name is not None:
+        if len(values) != 1:
+            held = ", ".join(values)
+            raise InputError(
+                f"{path}: holds {len(values)} arrays ({held}), so one name does not fit; give none"
+            )
+        (array,) = values.values()
+        values, names = {name: array}, dict.fromkeys([name], *names.values()) if names else {}
     for name, array in values.items():
         if len(array) != len(surface):
             count = f"{len(array)} values for {len(surface)} points"
@@ -255,11 +296,11 @@ def _values(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict
     source = Path(path)
     data = load_bytes(source)
     # lh.sulc -> sulc, as FreeSurfer's users call it
-    stem = re.sub(r"^[lr]h\.", "", source.name.removesuffix(".annot"))
+    stem = re.sub(r"^[lr]h\.", "", source.name.removesuffix(".gz").removesuffix(".annot"))
     try:
         kind = sniff(data, source)
         if kind == "annot":
-            labels, names = read_annot(source)
+            labels, names = read_annot(data, source)
             return {stem: labels}, {stem: names}
         if kind == "curv":
             return {stem: read_curv(data)}, {}

@@ -23,7 +23,7 @@ _BARE = (".xyz", ".pts", ".particles")
 """Suffixes of plain coordinates: programs that read them expect three numbers a row and no header."""
 
 # Axis names that say the frame, as 3D Slicer's tables have them.
-_FRAMED_AXES = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS"}
+FRAMED_AXES = {("r", "a", "s"): "RAS", ("l", "p", "s"): "LPS"}
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Table:
         """Places of x, y, z and the frame: by name (x y z, r a s, l p s), else the first three of numbers."""
         if self.header:
             names = [name.strip().lower() for name in self.header]
-            for axes, frame in ((AXES, None), *_FRAMED_AXES.items()):
+            for axes, frame in ((AXES, None), *FRAMED_AXES.items()):
                 if all(axis in names for axis in axes):
                     places = [names.index(axis) for axis in axes]
                     if all(place in self.numeric for place in places):

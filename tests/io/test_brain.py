@@ -138,6 +138,20 @@ def test_shared_label_file_against_nibabel() -> None:
         io.read(path)
 
 
+def test_values_are_attached_under_a_name_of_choice(tmp_path: Path) -> None:
+    labelled = with_data()
+    io.write(labelled, tmp_path / "labels.vtk")
+    with pytest.raises(InputError, match=r"labels\.vtk: holds 6 arrays"):
+        io.attach_point_data(tetrahedron(), tmp_path / "labels.vtk", "region")
+    one = tetrahedron().with_data({"Cartilage Region": labelled.point_data["Cartilage Region"]})
+    one.label_names = labelled.label_names
+    io.write(one, tmp_path / "one.vtk")
+    found = io.attach_point_data(tetrahedron(), tmp_path / "one.vtk", "region")
+    assert list(found.point_data) == ["region"]
+    np.testing.assert_array_equal(found.point_data["region"], labelled.point_data["Cartilage Region"])
+    assert found.label_names == {"region": labelled.label_names["Cartilage Region"]}
+
+
 def _gifti(meta: dict[str, str], space: int, **arrays: np.ndarray) -> bytes:
     image = nib.gifti.GiftiImage()
     coordinates = nib.gifti.GiftiCoordSystem(space, space, np.eye(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,26 @@ def test_mesh_keeps_points_triangles_and_their_order(tmp_path: Path, suffix: str
     expected = surface.points if suffix in EXACT else surface.points.astype(np.float32)
     np.testing.assert_array_equal(again.points, expected)
     np.testing.assert_array_equal(again.triangles, surface.triangles)
+
+
+@pytest.mark.parametrize("suffix", ["vtk", "ply", "obj", "stl", "gii", "pial"])
+def test_a_name_with_gz_is_compressed(tmp_path: Path, suffix: str) -> None:
+    io.write(tetrahedron(), tmp_path / f"a.{suffix}.gz")
+    io.write(tetrahedron(), tmp_path / f"a.{suffix}")
+    plain = (tmp_path / f"a.{suffix}").read_bytes()
+    packed = (tmp_path / f"a.{suffix}.gz").read_bytes()
+    if suffix != "pial":  # it has the time of writing in it
+        assert gzip.decompress(packed) == plain
+    assert len(io.read(tmp_path / f"a.{suffix}.gz")) == 4
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    assert io.check_writable(tetrahedron(), "moved.stl") == "stl"
+    with pytest.raises(InputError, match=r"moved\.dat: cannot write the format '\.dat'"):
+        io.check_writable(tetrahedron(), "moved.dat")
+    with pytest.raises(InputError, match="FreeSurfer surfaces need triangles"):
+        io.check_writable(cloud(), "moved")
 
 
 @pytest.mark.parametrize("suffix", CLOUDS)
@@ -138,6 +159,13 @@ def test_any_mesh_survives(
     again = io.read(path)
     np.testing.assert_array_equal(again.points, surface.points)
     np.testing.assert_array_equal(again.triangles, surface.triangles)
+
+
+@pytest.mark.parametrize("name", ["points", "self", "x", "point_data"])
+def test_names_that_mean_something_elsewhere(tmp_path: Path, name: str) -> None:
+    surface = tetrahedron().with_data({name: np.arange(4.0)}).with_points(np.eye(4, 3), depth=np.ones(4))
+    io.write(surface, tmp_path / "a.vtk")
+    np.testing.assert_array_equal(io.read(tmp_path / "a.vtk").point_data[name], np.arange(4.0))
 
 
 @settings(max_examples=30, deadline=None)

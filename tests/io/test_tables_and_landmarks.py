@@ -216,3 +216,40 @@ def test_landmarks_and_surfaces_are_told_apart(tmp_path: Path) -> None:
     assert not io.is_landmark_file(tmp_path / "missing.csv")
     with pytest.raises(InputError, match=r"cannot write landmarks as \.ply; use \.mrk\.json"):
         io.write_landmarks(Landmarks(POINTS), tmp_path / "b.ply")
+
+
+@pytest.mark.parametrize(
+    "name, text, landmarks",
+    [
+        ("a.csv", "name,x,y,z\n1,1,2,3\n2,4,5,6\n", True),
+        ("a.csv", "id,x,y,z\n7,1,2,3\n9,4,5,6\n", True),
+        ("a.csv", "x,y,z,name\n1,2,3,1\n4,5,6,2\n", True),
+        ("a.csv", "x,y,z,label\n1,2,3,tip\n4,5,6,base\n", True),
+        ("a.csv", "label,l,p,s,defined,selected\nF-1,1,2,3,1,1\nF-2,1,2,4,1,1\n", True),
+        ("a.csv", "x,y,z,label\n1,2,3,1\n4,5,6,2\n", False),  # labels of a cloud, as otreg writes them
+        ("a.csv", "x,y,z,label\n1,2,3,bone\n4,5,6,bone\n", False),
+        ("a.csv", "id,x,y,z\n7,1,2,3\n7,4,5,6\n", False),
+        ("a.csv", "x,y,z\n1,2,3\n4,5,6\n", False),
+    ],
+)
+def test_names_tell_landmarks_from_clouds(tmp_path: Path, name: str, text: str, landmarks: bool) -> None:
+    path = put(tmp_path, name, text)
+    assert io.is_landmark_file(path) == landmarks
+    expected = [[1, 2, 3], [1, 2, 4] if "F-2" in text else [4, 5, 6]]
+    np.testing.assert_array_equal((io.read_landmarks(path) if landmarks else io.read(path)).points, expected)
+
+
+def test_landmarks_named_by_numbers_are_still_landmarks_when_written(tmp_path: Path) -> None:
+    io.write_landmarks(Landmarks(POINTS), tmp_path / "a.csv")
+    assert io.is_landmark_file(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("suffix", [".mrk.json.gz", ".csv.gz"])
+def test_landmarks_are_compressed_where_the_name_says_so(tmp_path: Path, suffix: str) -> None:
+    landmarks = Landmarks(POINTS, ("a", "b", "c"), "LPS")
+    path = tmp_path / f"a{suffix}"
+    io.write_landmarks(landmarks, path)
+    assert path.read_bytes()[:2] == b"\x1f\x8b" and io.is_landmark_file(path)
+    again = io.read_landmarks(path)
+    assert again.names == landmarks.names and again.frame == "LPS"
+    np.testing.assert_array_equal(again.points, POINTS)
