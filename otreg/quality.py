@@ -101,11 +101,13 @@ def evaluate(
     Raises
     ------
     InputError
-        Empty surfaces or coordinates that are not finite; labels that a surface lacks or that have nothing in
-        common; landmark lists of different lengths; a moving shape that is not the moved one's.
+        Empty surfaces, coordinates that are not finite, meshes without area; two known frames that differ;
+        labels that a surface lacks or that have nothing in common; landmark lists of different lengths; a
+        moving shape that is not the moved one's.
     """
     for surface, role in ((moved, "moved"), (fixed, "fixed")):
         _check_surface(surface, role)
+    _check_frames(moved, fixed)
     if samples < 1:
         raise InputError(f"samples must be 1 or more, got {samples}")
     if moving is not None:
@@ -221,19 +223,38 @@ def _row(title: str, cells: list[Any]) -> str:
     return (title.ljust(26) + "".join(cell.rjust(11) for cell in shown)).rstrip()
 
 
+def _name(surface: Surface, role: str) -> str:
+    """How a message names a surface: by its file, where it came from one."""
+    return str(surface.metadata.get("path", f"the {role} surface"))
+
+
 def _check_surface(surface: Surface, role: str) -> None:
+    name = _name(surface, role)
     if len(surface) == 0:
-        raise InputError(f"the {role} surface has no points, so there is nothing to measure")
+        raise InputError(f"{name}: no points, so there is nothing to measure")
     bad = np.flatnonzero(~np.isfinite(surface.points).all(axis=1))
     if len(bad):
-        raise InputError(f"point {bad[0]} of the {role} surface is not finite: read it with repair=True")
+        raise InputError(f"{name}: point {bad[0]} is not finite: read it with repair=True")
+    if surface.has_triangles and not surface.triangle_areas.sum() > 0:
+        raise InputError(f"{name}: all triangles have no area: clean the mesh, or drop its triangles")
+    if not surface.has_triangles and not surface.weights.sum() > 0:
+        raise InputError(f"{name}: the weights of its points sum to zero")
+
+
+def _check_frames(moved: Surface, fixed: Surface) -> None:
+    if moved.frame and fixed.frame and moved.frame != fixed.frame:
+        raise InputError(
+            f"{_name(moved, 'moved')} is in {moved.frame} and {_name(fixed, 'fixed')} in {fixed.frame}: "
+            "convert one of them first"
+        )
 
 
 def _check_same_mesh(moving: Surface, moved: Surface) -> None:
     if len(moving) != len(moved) or len(moving.triangles) != len(moved.triangles):
+        first, second = _name(moving, "moving"), _name(moved, "moved")
         raise InputError(
-            f"moving ({len(moving)} points, {len(moving.triangles)} triangles) is not the shape moved"
-            f" ({len(moved)} points, {len(moved.triangles)} triangles)"
+            f"{first} ({len(moving)} points, {len(moving.triangles)} triangles) is not what became"
+            f" {second} ({len(moved)} points, {len(moved.triangles)} triangles)"
         )
 
 
@@ -302,24 +323,20 @@ def _landmark_errors(moved: Landmarks | ArrayLike, fixed: Landmarks | ArrayLike)
     }
 
 
+def check_labels(moved: Surface, fixed: Surface, name: str) -> None:
+    """Refuse labels that :func:`evaluate` could not compare, before anything is computed.
+
+    Raises
+    ------
+    InputError
+        If a surface lacks the point data, they are not whole numbers, or no label occurs on both.
+    """
+    _label_keys(moved, fixed, name)
+
+
 def _dice(moved: Surface, fixed: Surface, name: str) -> dict[str, Any]:
     """Dice overlap over the fixed vertices, each of which takes the label of its nearest moved vertex."""
-    codes = [_label_codes(surface, name, role) for surface, role in ((moved, "moved"), (fixed, "fixed"))]
-    tables = [surface.label_names.get(name) for surface in (moved, fixed)]
-    named = all(tables)
-    keys: list[NDArray[np.str_]] = []
-    background = set(_BACKGROUND_NAMES)
-    for values, table in zip(codes, tables, strict=True):
-        present, inverse = np.unique(values, return_inverse=True)
-        texts = [str(table.get(int(k), k)) if named and table else str(k) for k in present]
-        background |= {text for text, value in zip(texts, present, strict=True) if value == 0}
-        keys.append(np.array(texts, dtype=str)[inverse.reshape(-1)])
-    common = sorted(set(keys[0]) & set(keys[1]), key=lambda text: (not text.isdigit(), text.zfill(12)))
-    if not common:
-        shown = [", ".join(sorted(set(key))[:5]) for key in keys]
-        raise InputError(
-            f"labels {name!r} have nothing in common: moved has {shown[0]}; fixed has {shown[1]}"
-        )
+    keys, common, background = _label_keys(moved, fixed, name)
     carried = keys[0][cKDTree(moved.points).query(fixed.points)[1]]
     scores = {}
     for text in common:
@@ -333,10 +350,37 @@ def _dice(moved: Surface, fixed: Surface, name: str) -> dict[str, Any]:
     return {"mean": float(np.mean(counted)) if counted else None, "labels": scores}
 
 
+def _label_keys(
+    moved: Surface, fixed: Surface, name: str
+) -> tuple[list[NDArray[np.str_]], list[str], set[str]]:
+    """Label of each point of the two, as text; the labels on both; and those that mean background."""
+    codes = [_label_codes(surface, name, role) for surface, role in ((moved, "moved"), (fixed, "fixed"))]
+    tables = [surface.label_names.get(name) for surface in (moved, fixed)]
+    named = all(tables)
+    keys: list[NDArray[np.str_]] = []
+    background = set(_BACKGROUND_NAMES)
+    for values, table in zip(codes, tables, strict=True):
+        present, inverse = np.unique(values, return_inverse=True)
+        texts = [str(table.get(int(k), k)) if named and table else str(k) for k in present]
+        background |= {text for text, value in zip(texts, present, strict=True) if value == 0}
+        keys.append(np.array(texts, dtype=str)[inverse.reshape(-1)])
+    common = sorted(
+        set(keys[0]) & set(keys[1]),
+        key=lambda text: (not text.isdigit(), text.zfill(12) if text.isdigit() else text),
+    )
+    if not common:
+        shown = [", ".join(sorted(set(key))[:5]) for key in keys]
+        raise InputError(
+            f"labels {name!r} have nothing in common: {_name(moved, 'moved')} has {shown[0]}; "
+            f"{_name(fixed, 'fixed')} has {shown[1]}"
+        )
+    return keys, common, background
+
+
 def _label_codes(surface: Surface, name: str, role: str) -> IntArray:
     if name not in surface.point_data:
         known = ", ".join(sorted(surface.point_data)) or "none"
-        raise InputError(f"the {role} surface has no point data {name!r}; it has: {known}")
+        raise InputError(f"{_name(surface, role)}: no point data {name!r}; it has: {known}")
     values = np.squeeze(surface.point_data[name])
     if len(surface) == 1:
         values = values.reshape(1)
@@ -348,7 +392,7 @@ def _label_codes(surface: Surface, name: str, role: str) -> IntArray:
     )
     if not whole:
         raise InputError(
-            f"point data {name!r} of the {role} surface are not labels (one whole number a point)"
+            f"{_name(surface, role)}: point data {name!r} are not labels (one whole number a point)"
         )
     return values.astype(np.int64)
 

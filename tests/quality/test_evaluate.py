@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from otreg.deformations import Affine
 from otreg.errors import InputError
 from otreg.io import read
-from otreg.quality import evaluate, format_table, gate
+from otreg.quality import check_labels, evaluate, format_table, gate
 from otreg.surface import Landmarks, Surface
 from tests.support import shared_data
 
@@ -255,20 +256,27 @@ def test_seed_repeats_and_json_is_strict() -> None:
 
 def test_bad_input() -> None:
     good, empty = sphere(level=1), Surface([])
-    with pytest.raises(InputError, match="moved surface has no points"):
+    with pytest.raises(InputError, match="the moved surface: no points"):
         evaluate(empty, good)
-    with pytest.raises(InputError, match="point 2 of the fixed surface is not finite"):
+    with pytest.raises(InputError, match="the fixed surface: point 2 is not finite"):
         evaluate(good, Surface([[0, 0, 0], [1, 0, 0], [np.nan, 0, 0]]))
     with pytest.raises(InputError, match="2 moved landmarks but 1 fixed"):
         evaluate(good, good, landmarks=(np.zeros((2, 3)), np.zeros((1, 3))), samples=5)
     with pytest.raises(InputError, match="not finite"):
         evaluate(good, good, landmarks=(np.full((1, 3), np.nan), np.zeros((1, 3))), samples=5)
-    with pytest.raises(InputError, match="is not the shape moved"):
+    with pytest.raises(InputError, match="is not what became the moved surface"):
         evaluate(good, good, moving=sphere(level=2))
+    flat = Surface(np.arange(9.0).reshape(3, 3), [[0, 1, 2]])
+    with pytest.raises(InputError, match="the fixed surface: all triangles have no area"):
+        evaluate(good, flat)
+    with pytest.raises(InputError, match="the moved surface is in RAS and the fixed surface in LPS"):
+        evaluate(replace(good, frame="RAS"), replace(good, frame="LPS"))
+    with pytest.raises(InputError, match=r"^/data/a\.vtk: no point data 'part'"):
+        check_labels(replace(good, metadata={"path": "/data/a.vtk"}), good, "part")
     with pytest.raises(InputError, match="samples"):
         evaluate(good, good, samples=0)
     labelled = good.with_data({"part": np.ones(len(good), int), "depth": np.linspace(0, 1, len(good))})
-    with pytest.raises(InputError, match="fixed surface has no point data 'part'; it has: none"):
+    with pytest.raises(InputError, match="the fixed surface: no point data 'part'; it has: none"):
         evaluate(labelled, good, labels="part", samples=5)
     with pytest.raises(InputError, match="no point data 'parts'; it has: depth, part"):
         evaluate(labelled, labelled, labels="parts", samples=5)
@@ -276,6 +284,17 @@ def test_bad_input() -> None:
         evaluate(labelled, labelled, labels="depth", samples=5)
     with pytest.raises(InputError, match="nothing in common"):
         evaluate(labelled, good.with_data({"part": np.full(len(good), 2)}), labels="part", samples=5)
+
+
+def test_labels_are_listed_in_their_order() -> None:
+    ball = sphere(level=1)
+    names = {0: "insula", 1: "cuneus", 2: "bankssts"}
+    labelled = ball.with_data({"part": np.arange(len(ball)) % 3, "code": np.arange(len(ball)) % 11})
+    labelled.label_names = {"part": names}
+    found = evaluate(labelled, labelled, labels="part", samples=5)["dice"]["labels"]
+    assert list(found) == ["bankssts", "cuneus", "insula"]
+    found = evaluate(labelled, labelled, labels="code", samples=5)["dice"]["labels"]
+    assert list(found) == [str(code) for code in range(11)]
 
 
 def test_gate() -> None:
