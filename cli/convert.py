@@ -12,7 +12,7 @@ from otreg.errors import InputError
 
 from .errors import warn
 from .files import check_output_file, read_shape, write_shape
-from .options import PATH
+from .options import PATH, repair_option
 from .output import echo, fields
 
 if TYPE_CHECKING:
@@ -34,21 +34,35 @@ FRAMES = ("RAS", "LPS", "tkRAS")
     "--from-frame", type=click.Choice(FRAMES), help="Frame that IN is in, where the file itself does not say."
 )
 @click.option(
+    "--c-ras",
+    nargs=3,
+    type=float,
+    metavar="R A S",
+    help="RAS position of tkRAS's origin (mri_info --cras), where a conversion needs it and IN does not say.",
+)
+@click.option(
     "--scale",
     type=float,
     metavar="FACTOR",
     help="Multiply coordinates, for instance by 1000 from metres to millimetres.",
 )
 @click.option(
-    "--repair", is_flag=True, help="Drop points that are not finite, where they are few (else: refuse)."
+    "--data",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Values on IN's points to add, under a NAME if given: .annot, .label.gii, .shape.gii, lh.sulc, a table. "
+    "May be repeated.",
 )
+@repair_option
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def convert(
     input: Path,
     output: Path,
     frame: str | None,
     from_frame: str | None,
+    c_ras: tuple[float, float, float] | None,
     scale: float | None,
+    data: tuple[str, ...],
     repair: bool,
     quiet: bool,
 ) -> None:
@@ -59,14 +73,16 @@ def convert(
 
     \b
     Examples
-      otreg convert lh.pial lh.vtk --frame RAS
+      otreg convert lh.pial lh.vtk --frame RAS --data region=lh.aparc.annot
       otreg convert scan-in-metres.obj scan.ply --scale 1000
       otreg convert landmarks.fcsv landmarks.csv
     """
     check_output_file(output, [input])
     shape = read_shape(input, repair=repair)
+    for given in data:
+        shape = _with_data(shape, input, given)
     try:
-        shape = _transformed(shape, frame, from_frame, scale)
+        shape = _transformed(shape, frame, from_frame, c_ras, scale)
     except InputError as error:
         raise InputError(f"{input}: {error}") from None
     lost = write_shape(shape, output)
@@ -79,8 +95,25 @@ def convert(
     )
 
 
+def _with_data(shape: Surface | Landmarks, input: Path, given: str) -> Surface:
+    """The shape with the values of ``FILE`` or ``NAME=FILE`` on its points."""
+    from otreg import io
+    from otreg.surface import Surface
+
+    if not isinstance(shape, Surface):
+        raise InputError(f"{input}: holds landmarks, which carry no values; leave out --data")
+    name, equals, path = given.partition("=")
+    if not equals or Path(given).exists():
+        return io.attach_point_data(shape, given)
+    return io.attach_point_data(shape, path, name)
+
+
 def _transformed(
-    shape: Surface | Landmarks, frame: str | None, from_frame: str | None, scale: float | None
+    shape: Surface | Landmarks,
+    frame: str | None,
+    from_frame: str | None,
+    c_ras: tuple[float, float, float] | None,
+    scale: float | None,
 ) -> Surface | Landmarks:
     from otreg.frames import convert_frame, scale_units
 
@@ -93,5 +126,5 @@ def _transformed(
     if frame is not None:
         if shape.frame is None:
             raise InputError("the file does not say which frame it is in; say it with --from-frame")
-        shape = convert_frame(shape, frame)
+        shape = convert_frame(shape, frame, c_ras=c_ras)
     return shape if scale is None else scale_units(shape, scale)

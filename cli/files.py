@@ -86,6 +86,22 @@ def read_shape(path: Path, *, repair: bool = False) -> Surface | Landmarks:
     return io.read_landmarks(path) if io.is_landmark_file(path) else read_surface(path, repair=repair)
 
 
+def check_landmarks(
+    paths: tuple[Path, Path], pair: tuple[Landmarks, Landmarks], shapes: tuple[Surface, Surface]
+) -> None:
+    """Refuse landmarks that do not correspond by count, or are in another frame than the shape they lie on."""
+    if len(pair[0]) != len(pair[1]):
+        raise InputError(
+            f"{paths[0]} has {len(pair[0])} landmarks but {paths[1]} has {len(pair[1])}: they must correspond, "
+            "row by row"
+        )
+    for path, points, shape in zip(paths, pair, shapes, strict=True):
+        if points.frame and shape.frame and points.frame != shape.frame:
+            raise InputError(
+                f"{path} is in {points.frame} and its surface in {shape.frame}: convert one (otreg convert)"
+            )
+
+
 def write_shape(shape: Surface | Landmarks, path: Path) -> list[str]:
     """Write a shape in the format that the suffix names; return what that format could not hold."""
     from otreg import io

@@ -135,7 +135,8 @@ def _offset(source: str, target: str, c_ras: ArrayLike | None) -> NDArray[np.flo
         return np.zeros(3)
     if c_ras is None:
         raise InputError(
-            f"from {source} to {target} the offset c_ras is needed, and the file does not have one"
+            f"from {source} to {target} the offset c_ras is needed, and the file does not have one: "
+            "give it (otreg convert --c-ras)"
         )
     offset = np.asarray(c_ras, dtype=np.float64).ravel()
     if offset.shape != (3,) or not np.all(np.isfinite(offset)):

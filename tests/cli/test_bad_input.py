@@ -76,7 +76,7 @@ def test_a_bad_fixed_file_and_bad_landmarks(good: Path, tmp_path: Path) -> None:
     four = write_landmarks(tmp_path / "four.csv", POINTS[:4])
     five = write_landmarks(tmp_path / "five.csv", POINTS[:5])
     line = refused("register", good, good, "-o", tmp_path / "run", "--landmarks", four, five)
-    assert "4" in line and "5" in line
+    assert "four.csv has 4" in line and "five.csv has 5" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -91,7 +91,7 @@ def test_unknown_settings_and_labels(good: Path, tmp_path: Path) -> None:
     line = refused("register", good, good, "-o", tmp_path / "run", "--set", "no_such_setting=1")
     assert "no_such_setting" in line
     line = refused("register", good, good, "-o", tmp_path / "run", "--labels", "region")
-    assert "region" in line
+    assert "good.ply: no point data 'region'" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -120,3 +120,38 @@ def test_repair_drops_what_is_not_a_number_and_says_so(good: Path, tmp_path: Pat
     done = otreg("register", bad, good, "-o", tmp_path / "run", "--preset", "rigid", "--repair")
     assert done.returncode == 0, done.stderr
     assert "warning" in done.stderr and "2" in done.stderr
+
+
+def test_what_could_not_be_written_afterwards_is_refused_before(good: Path, tmp_path: Path) -> None:
+    lying = tmp_path / "scan.dat"
+    lying.write_bytes(good.read_bytes())
+    line = refused("register", lying, good, "-o", tmp_path / "run", "--preset", "rigid")
+    assert "scan.dat: its suffix does not fit" in line and "the file is ply" in line
+    cloud = tmp_path / "cloud.stl"
+    write_ply(cloud, POINTS, TRIANGLES[:0])
+    assert "cloud.stl" in refused("register", cloud, good, "-o", tmp_path / "run", "--preset", "rigid")
+    assert not (tmp_path / "run").exists()
+
+
+def test_landmarks_in_another_frame_than_their_surface(good: Path, tmp_path: Path) -> None:
+    ras = tmp_path / "ras.vtk"
+    assert otreg("convert", good, ras, "--from-frame", "RAS").returncode == 0
+    marks = write_landmarks(tmp_path / "marks.csv", POINTS[:5])
+    marks.write_text("# SPACE=LPS\n" + marks.read_text())
+    line = refused("register", ras, ras, "-o", tmp_path / "run", "--landmarks", marks, marks)
+    assert "marks.csv is in LPS" in line and "RAS" in line
+    line = refused("evaluate", ras, ras, "--landmarks", marks, marks)
+    assert "marks.csv is in LPS" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_names_files(good: Path, tmp_path: Path) -> None:
+    flat = write_ply(tmp_path / "flat.ply", POINTS * [1, 0, 0], TRIANGLES)
+    assert "flat.ply: all triangles have no area" in refused("evaluate", good, flat)
+    assert "good.ply: no point data" in refused("evaluate", good, good, "--labels", "region")
+    lps, ras = tmp_path / "lps.vtk", tmp_path / "ras.vtk"
+    assert otreg("convert", good, lps, "--from-frame", "LPS").returncode == 0
+    assert otreg("convert", good, ras, "--from-frame", "RAS").returncode == 0
+    line = refused("evaluate", lps, ras)
+    assert "lps.vtk is in LPS" in line and "ras.vtk in RAS" in line
+    assert "--moving" in refused("evaluate", good, good, "--transform", tmp_path / "t.h5")

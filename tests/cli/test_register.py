@@ -130,6 +130,10 @@ def test_evaluate_agrees_with_the_report(run: Path, folder: Path) -> None:
     after = json.loads((run / "report.json").read_text())["quality"]["after"]
     assert found["assd"] == pytest.approx(after["assd"], rel=0.05)
     assert found["triangles"]["count"] == len(bean(3)[1])
+    assert found["log_jacobian"] is None
+    found = json.loads(succeed(*arguments, "--moving", folder / "moving.ply", "--transform", run, "--json"))
+    for name, value in after["log_jacobian"].items():
+        assert found["log_jacobian"][name] == pytest.approx(value, abs=1e-6), name
     text = succeed(*arguments, "--landmarks", folder / "fixed.csv", folder / "fixed.csv")
     assert "9 landmarks" in text and "distance" in text
 

@@ -117,3 +117,43 @@ def test_real_files_of_many_formats(tmp_path: Path) -> None:
     before, after = package.read(surface), package.read(tmp_path / "knee.vtp")
     np.testing.assert_array_equal(after.triangles, before.triangles)
     np.testing.assert_array_equal(after.point_data["Cartilage Region"], before.point_data["Cartilage Region"])
+
+
+def test_values_are_added_and_compared_by_name(ply: Path, folder: Path) -> None:
+    surface = package.read(ply)
+    half = (surface.points[:, 0] > 0).astype(int)
+    np.savetxt(folder / "side.txt", half, fmt="%d")
+    for name in ("one", "two"):
+        succeed("convert", ply, folder / f"{name}.vtk", "--data", f"side={folder / 'side.txt'}")
+    np.testing.assert_array_equal(package.read(folder / "one.vtk").point_data["side"], half)
+    found = succeed("evaluate", folder / "one.vtk", folder / "two.vtk", "--labels", "side", "--json")
+    assert json.loads(found)["dice"]["labels"] == {"0": 1.0, "1": 1.0}
+    np.savetxt(folder / "short.txt", half[:-1], fmt="%d")
+    line = refused("convert", ply, folder / "x.vtk", "--data", folder / "short.txt")
+    assert "short.txt" in line and str(len(half)) in line
+    marks = write_landmarks(folder / "no-data.csv", surface.points[:3])
+    assert "landmarks" in refused("convert", marks, folder / "x.csv", "--data", folder / "side.txt")
+    assert not list(folder.glob("x.*"))
+
+
+def test_the_offset_of_freesurfer_can_be_given(ply: Path, folder: Path) -> None:
+    line = refused("convert", ply, folder / "z.vtk", "--from-frame", "tkRAS", "--frame", "RAS")
+    assert "--c-ras" in line
+    given = ("--from-frame", "tkRAS", "--frame", "RAS", "--c-ras", "1", "-2", "3")
+    succeed("convert", ply, folder / "z.vtk", *given)
+    np.testing.assert_allclose(
+        package.read(folder / "z.vtk").points, package.read(ply).points + np.array([1, -2, 3])
+    )
+
+
+def test_cortex_with_its_labels_in_files_beside_it(tmp_path: Path) -> None:
+    """Known from the notes on the data: .828 mean Dice as the two templates lie."""
+    given = {
+        "fsa5.vtk": ("fsa5_lh", "fsa5_lh_aparc.annot", ("--frame", "RAS", "--c-ras", "0", "0", "0")),
+        "s1200.vtk": ("S1200.L.pial_MSMAll.32k_fs_LR.surf.gii", "Desikan.32k.L.label.gii", ()),
+    }
+    for name, (surface, labels, more) in given.items():
+        data = f"region={shared_data('cortex') / labels}"
+        succeed("convert", shared_data("cortex") / surface, tmp_path / name, "--data", data, *more)
+    found = succeed("evaluate", tmp_path / "fsa5.vtk", tmp_path / "s1200.vtk", "--labels", "region", "--json")
+    assert json.loads(found)["dice"]["mean"] == pytest.approx(0.828, abs=0.002)
