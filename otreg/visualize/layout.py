@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from otreg.surface import FloatArray
 from otreg.visualize import colours
 from otreg.visualize.paint import Paint
 from otreg.visualize.sheet import Sheet, tick_labels
@@ -47,6 +48,11 @@ class Layout:
         return self.panel[0] / self.panel[1]
 
     @property
+    def line(self) -> int:
+        """Thickness of an outline."""
+        return max(round(0.12 * self.font), 2)
+
+    @property
     def smoothing(self) -> int:
         """How many samples a pixel is averaged from, each way."""
         return 3 if self.panel[0] * self.panel[1] <= 1_500_000 else 2
@@ -73,18 +79,16 @@ class Layout:
         top = self.sheet_height - self.foot + 1.3 * self.font
         sheet.scale_bar(length / per_pixel, words, round(1.5 * self.font), round(top), self.font)
 
+    def add_names(self, sheet: Sheet, names: Sequence[str], name_colours: FloatArray) -> None:
+        """Names beside their colours, right of the scale bar."""
+        left = round(self.width * (0.36 if self.panels == 1 else 0.3))
+        top = round(self.sheet_height - self.foot + 1.3 * self.font)
+        sheet.swatches(names, name_colours, left, self.width - self.font, top, self.font)
+
     def add_legend(self, sheet: Sheet, paint: Paint, unit: str) -> None:
         top = self.sheet_height - self.foot + 0.9 * self.font
         if paint.limits is None:
-            left = round(self.width * (0.36 if self.panels == 1 else 0.3))
-            sheet.swatches(
-                paint.names,
-                paint.label_colours,
-                left,
-                self.width - self.font,
-                round(top + 0.4 * self.font),
-                self.font,
-            )
+            self.add_names(sheet, paint.names, paint.label_colours)
             return
         title = f"{paint.title} ({unit})" if paint.length and unit else paint.title
         span = self.width * (0.24 if self.panels > 1 else 0.3)

@@ -14,6 +14,7 @@ from otreg.io import atomic_path, read
 from otreg.surface import Surface
 from otreg.visualize import colours
 from otreg.visualize.layout import Layout
+from otreg.visualize.outline import draw_over_outline
 from otreg.visualize.paint import paint_points
 from otreg.visualize.props import ghost, solid
 from otreg.visualize.run import read_run
@@ -146,22 +147,22 @@ def render_registration(
     on_moved = None if paint is None else paint.bytes[0]
     on_moving = on_moved if len(moving) == len(moved) else None
     with off_screen() as screen:
+        of_fixed = solid(fixed, colours.NEUTRAL, pixel=pixel)
+        of_moved = solid(moved, colours.SECOND, on_moved, pixel=pixel)
+        of_moving = solid(moving, colours.SECOND, on_moving, pixel=pixel)
         panels = [
-            screen.draw(
-                [solid(moving, colours.SECOND, on_moving, pixel=pixel)], views[0], layout.panel, smooth
-            ),
-            screen.draw([solid(fixed, colours.NEUTRAL, pixel=pixel)], views[1], layout.panel, smooth),
-            screen.draw(
-                [
-                    solid(moved, colours.SECOND, on_moved, pixel=pixel),
-                    ghost(fixed, _GHOST, views[2], pixel=pixel),
-                ],
-                views[2],
-                layout.panel,
-                smooth,
+            screen.draw([of_moving], views[0], layout.panel, smooth),
+            screen.draw([of_fixed], views[1], layout.panel, smooth),
+            draw_over_outline(screen, of_moved, of_fixed, views[2], layout.panel, smooth, layout.line)
+            if fixed.has_triangles
+            else screen.draw(
+                [of_moved, ghost(fixed, _GHOST, views[2], pixel=pixel)], views[2], layout.panel, smooth
             ),
         ]
-        sheet = layout.compose(panels, ["Moving", "Fixed", "Moved, over the outline of fixed"], title)
+        last = (
+            "Moved, over the outline of fixed" if fixed.has_triangles else "Moved, among the points of fixed"
+        )
+        sheet = layout.compose(panels, ["Moving", "Fixed", last], title)
         layout.add_scale(sheet, half, unit)
         if paint is not None:
             layout.add_legend(sheet, paint, unit)
@@ -182,7 +183,7 @@ def render_surfaces(
     Parameters
     ----------
     surfaces : sequence of Surface
-        Several plain ones get a colour each, all but the first translucent. With ``color_by``, those that
+        Several plain ones get a colour each, named below, all but the first translucent. With ``color_by``, those that
         lack the data are translucent.
     path, size, unit, title
         See :func:`render`.
@@ -225,7 +226,16 @@ def render_surfaces(
         layout.add_scale(sheet, view.half_height, unit)
         if paint is not None:
             layout.add_legend(sheet, paint, unit)
+        elif len(surfaces) > 1:
+            layout.add_names(sheet, _names(surfaces), np.array(plain[: len(surfaces)]))
     return _write(sheet, target)
+
+
+def _names(surfaces: Sequence[Surface]) -> list[str]:
+    """What the reader calls the surfaces: by their files, with the folder where files are called alike."""
+    paths = [Path(str(shape.metadata.get("path", f"surface {k + 1}"))) for k, shape in enumerate(surfaces)]
+    alike = len({path.name for path in paths}) < len(paths)
+    return [f"{path.parent.name}/{path.name}" if alike else path.name for path in paths]
 
 
 def _check_target(path: str | os.PathLike[str], size: tuple[int, int]) -> Path:

@@ -68,6 +68,23 @@ def ghost(shape: Surface, colour: tuple[float, float, float], view: View, *, pix
     return actor
 
 
+def shadow(actor: vtkActor) -> vtkActor:
+    """The same thing in flat black: what it covers of a picture."""
+    from vtkmodules.vtkRenderingCore import vtkActor, vtkPolyDataMapper
+
+    mapper = vtkPolyDataMapper()
+    mapper.SetInputData(actor.GetMapper().GetInput())
+    mapper.ScalarVisibilityOff()
+    flat = vtkActor()
+    flat.SetMapper(mapper)
+    look = flat.GetProperty()
+    look.DeepCopy(actor.GetProperty())
+    look.SetColor(0.0, 0.0, 0.0)
+    look.SetOpacity(1.0)
+    look.LightingOff()
+    return flat
+
+
 def _poly_data(shape: Surface, colours: NDArray[np.uint8] | None) -> vtkPolyData:
     from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
     from vtkmodules.vtkCommonCore import vtkPoints

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from scipy.ndimage import label
+from scipy.ndimage import binary_closing, label
 
 from otreg import io
 from otreg.errors import InputError
 from otreg.surface import Surface
 from otreg.visualize import render, render_registration, render_surfaces
+from otreg.visualize.pictures import _names
+from otreg.visualize.view import merged
 from tests.support import shared_data
 
 SIZE = (600, 240)
@@ -44,8 +46,11 @@ def inked(image: np.ndarray) -> np.ndarray:
 
 
 def main_body(image: np.ndarray) -> tuple[float, float, int]:
-    """Column and row of the middle of the largest connected thing, and its size in pixels."""
-    parts, count = label(inked(image))
+    """Column and row of the middle of the largest connected thing, and its size in pixels.
+
+    Gaps as narrow as the white rim of an outline do not divide a thing.
+    """
+    parts, count = label(binary_closing(inked(image), iterations=3))
     sizes = np.bincount(parts.ravel())[1:]
     assert count > 0
     rows, columns = np.nonzero(parts == 1 + sizes.argmax())
@@ -165,6 +170,38 @@ def test_translucent_fixed_shows_where_moved_falls_short(tmp_path: Path) -> None
     radius = np.sqrt(size / np.pi)
     ring = image[int(row), 2 * WIDTH + int(column + 0.85 * radius)]
     assert (ring > 120).all() and np.ptp(ring) < 40  # grey glass, not the colour of moved
+
+
+def test_outline_of_fixed_is_seen_where_moved_hides_it(tmp_path: Path) -> None:
+    fixed, moving = ball(7.0), ball(10.0)
+    render_registration(
+        moving, fixed, with_displacement(moving, moving.points), tmp_path / "a.png", size=SIZE
+    )
+    image = pixels(tmp_path / "a.png")
+    column, row, size = main_body(image[:, WIDTH : 2 * WIDTH])
+    radius = np.sqrt(size / np.pi)
+    across = image[int(row), 2 * WIDTH + int(column) :]
+    assert len(across) > 1.3 * radius and inked(image)[int(row), 2 * WIDTH + int(column + 1.3 * radius)]
+    near = across[int(radius) - 8 : int(radius) + 8]
+    darkest = int(near.sum(axis=1).argmin())
+    assert abs(darkest - 8) <= 2 and near[darkest].max() < 60  # a dark line on the edge of fixed
+    assert (near.min(axis=1) > 200).any()  # in a white rim
+    assert not (across[: int(radius) - 8].min(axis=1) > 200).any()
+
+
+def test_several_surfaces_are_named(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    for folder, x in (("one", 0.0), ("two", 25.0)):
+        io.write(ball(level=2, centre=(x, 0, 0)), tmp_path / folder / "bone.ply")
+    both = [io.read(tmp_path / folder / "bone.ply") for folder in ("one", "two")]
+    assert _names(both) == ["one/bone.ply", "two/bone.ply"]
+    assert _names([both[0], ball()]) == ["bone.ply", "surface 2"]
+    render_surfaces(both, tmp_path / "named.png", size=(600, 300), unit="")
+    render_surfaces([merged(both)], tmp_path / "plain.png", size=(600, 300), unit="")
+    foot = np.s_[-26:, 250:]
+    assert inked(pixels(tmp_path / "named.png")[foot]).sum() > 300
+    assert inked(pixels(tmp_path / "plain.png")[foot]).sum() == 0
 
 
 def test_same_input_same_pixels(tmp_path: Path) -> None:
