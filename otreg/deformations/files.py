@@ -1,41 +1,7 @@
 """Transform files, ``transform.h5``: one self-contained HDF5 file per map.
 
-Layout, version 1. Names are fixed; anything else in the file is refused. Text attributes are UTF-8 strings.
-::
-
-    /                           attributes
-                                  format     "otreg-transform"
-                                  version    1 (integer)
-                                  direction  "points of MOVING to FIXED"
-                                  sha256     checksum of the rest, optional, checked when present (see below)
-    /stages/0000, 0001, …       one group per stage, numbered without gaps; 0000 is applied first
-                                a file with one stage is that map, a file with several is their composite
-
-    each stage                  attributes
-                                  kind          "rigid", "similarity", "affine", "spline" or "inverse"
-                                  moving_frame  "RAS", "LPS" or "tkRAS"; absent when not known
-                                  fixed_frame   likewise
-                                  metadata      JSON object of strings, numbers, booleans; absent when empty
-    / (several stages)          moving_frame, fixed_frame and metadata of the composite, likewise
-
-    rigid, similarity, affine   y = A x + t
-      matrix         float64 (3, 3)   A
-      translation    float64 (3,)     t
-    spline                      y = x + sum_j k(|x - z_j|) p_j
-      control_points float64 (C, 3)   z
-      coefficients   float64 (C, 3)   p
-      width          float64 (1,)     gaussian: k = exp(-r²/(2 width²)); wendland: s = r/width,
-                                      k = (1-s)⁶ (35 s² + 18 s + 3) / 3 for s < 1, else 0
-      attribute kernel                "gaussian" or "wendland"
-    inverse                     x with phi(x) = y, solved by Newton's method
-      group original            the stage phi: a spline
-      attributes tolerance (float, residual to reach), max_iterations (integer), on_failure ("raise" or "nan")
-
-All lengths are in the unit of the shapes' files. Datasets are float64 (float32 is read too), stored whole in
-the file: not compressed, not linked, not virtual. Nothing in a file is executed. The checksum is the SHA-256
-of, for every object in the alphabetical order of its path: the path, its attributes by name (but for
-``sha256``) as JSON, and the shape and little-endian float64 content of a dataset. The same map always gives
-the same bytes.
+The layout (version 1: a numbered group per stage, each with its kind, its float64 arrays and its frames) is laid
+down in ``docs/transform_file.md``. Nothing in a file is executed, and what departs from the layout is refused.
 """
 
 from __future__ import annotations

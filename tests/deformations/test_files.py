@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from otreg import InputError, load_transform
 from otreg.deformations import Affine, Composite, Deformation, InverseDeformation, Spline
-from tests.deformations.cases import affine, gaussian, points, rigid
+from tests.deformations.cases import affine, gaussian, points, rigid, wendland
 
 
 @pytest.fixture
@@ -29,6 +31,20 @@ def refused(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < len(str(path)) + 400
     return message
+
+
+def test_the_reader_of_the_documentation_moves_points_alike(tmp_path: Path) -> None:
+    """Run as its own program, which knows the page alone."""
+    page = Path(__file__).parents[2] / "docs" / "transform_file.md"
+    if not page.exists():
+        pytest.skip("the documentation does not come with the installed package")
+    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    transform = Composite([rigid(), gaussian(), wendland(), affine()])
+    transform.save(tmp_path / "t.h5")
+    np.save(tmp_path / "points.npy", points())
+    code += "\nnp.save('moved.npy', move('t.h5', np.load('points.npy')))\n"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "moved.npy"), transform.map(points()), atol=1e-12)
 
 
 def test_layout(path: Path) -> None:
