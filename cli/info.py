@@ -50,16 +50,24 @@ def info(file: Path, as_json: bool) -> None:
 
 def _run_text(folder: Path, report: Mapping[str, Any]) -> str:
     quality = report.get("quality") or {}
+    inputs = report.get("inputs") or {}
     about = fields(
         [
-            (key, _text(report[key]))
-            for key in ("moving", "fixed", "preset", "passed", "interrupted", "seconds")
-            if key in report and not isinstance(report[key], (dict, list))
+            (role, _input_text(inputs[role]))
+            for role in ("moving", "fixed")
+            if isinstance(inputs.get(role), dict)
         ]
+        + [(key, _text(report[key])) for key in ("preset", "passed", "interrupted") if key in report]
     )
     figures = quality_table([("before", quality.get("before")), ("after", quality.get("after"))])
-    notes = "\n".join(f"warning: {warning}" for warning in report.get("warnings") or [])
+    lines = [f"gate: {reason}" for reason in (report.get("gate") or {}).get("reasons") or []]
+    notes = "\n".join(lines + [f"warning: {warning}" for warning in report.get("warnings") or []])
     return "\n\n".join(part for part in (f"run  {folder}", about, figures, notes) if part)
+
+
+def _input_text(entry: Mapping[str, Any]) -> str:
+    frame = f", {entry['frame']}" if entry.get("frame") else ""
+    return f"{entry.get('path')} ({number(entry.get('points'))} points{frame})"
 
 
 def _describe_transform(file: Path) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def format_table(quality: Mapping[str, Any]) -> str:
         lines.append(_row(f"{shares['count']} triangles", ["turned", "degenerate"]))
         lines.append(_row("  share", [f"{shares['flipped']:.3%}", f"{shares['degenerate']:.3%}"]))
     if quality["log_jacobian"]:
-        names = ("min", "p01", "mean", "p99")
+        names = ("mean", "std", "min", "p99")
         values = [quality["log_jacobian"][name] for name in names]
         lines.append(_row("log det Jacobian", list(names)))
         lines.append(_row("  of the map", ["-" if value is None else value for value in values]))

@@ -119,6 +119,7 @@ def test_compose_is_one_after_the_other(run: Path, folder: Path) -> None:
 def test_info_of_runs_and_transforms(run: Path) -> None:
     text = succeed("info", run)
     assert "before" in text and "after" in text
+    assert "moving.ply (642 points)" in text and "fixed.ply (" in text
     assert json.loads(succeed("info", run, "--json")) == json.loads((run / "report.json").read_text())
     assert "spline" in succeed("info", run / "transform.h5").lower()
     assert json.loads(succeed("info", run / "transform.h5", "--json"))
@@ -166,6 +167,7 @@ def test_a_result_that_does_not_fit_ends_with_3_and_is_written(folder: Path, tmp
     assert "quality gate failed" in done.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == RUN_FILES
     assert json.loads((tmp_path / "run" / "report.json").read_text())["passed"] is False
+    assert "gate: the surfaces are" in succeed("info", tmp_path / "run")
 
 
 def _start_on_terminal(folder: Path, output: Path) -> tuple[subprocess.Popen[str], int]:

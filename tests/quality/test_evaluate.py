@@ -328,7 +328,7 @@ def test_table_shows_what_was_measured() -> None:
         "1.732",
         "Dice",
         "turned",
-        "Jacobian",
+        "Jacobian                 mean        std        min",
     ):
         assert words in table
     assert max(map(len, table.splitlines())) <= 80
