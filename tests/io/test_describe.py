@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,24 @@ def test_every_shared_file_is_read_or_refused_for_a_reason() -> None:
         and kinds["landmarks"] >= 10
         and kinds["point data"] >= 4
     )
+
+
+def test_counts_in_the_readme_of_the_data_are_true() -> None:
+    """Every surface in data/ is in the tables of its README, with the counts that its file has."""
+    folder = Path(__file__).parents[2] / "data"
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)$", (folder / "README.md").read_text(encoding="utf-8"), re.M)
+    told = {}
+    for name, text in rows:
+        pairs = [
+            tuple(int(v.replace(",", "")) for v in pair) for pair in re.findall(r"([\d,]+) / ([\d,]+)", text)
+        ]
+        if len(pairs) == 1:
+            told[folder / name] = pairs[0]
+        elif len(pairs) == 2:
+            told[folder / "phantoms" / f"{name}_moving.vtk"] = pairs[0]
+            told[folder / "phantoms" / f"{name}_fixed.ply"] = pairs[1]
+    surfaces = {path for suffix in ("vtk", "ply", "stl", "gii") for path in folder.rglob(f"*.{suffix}")}
+    assert set(told) == surfaces
+    for path, counts in told.items():
+        found = io.describe(path)
+        assert (found["points"], found["triangles"]) == counts, path.name
