@@ -154,6 +154,8 @@ def load_transform(path: str | os.PathLike[str]) -> Deformation:
 
 
 def _read_file(file: Any) -> Deformation:
+    if "format" not in file.attrs:
+        raise InputError("is HDF5, but no transform file: give one that otreg wrote, such as transform.h5")
     _expect_text(file, "format", (FORMAT,))
     version = _whole_number(file, "version")
     if version != VERSION:

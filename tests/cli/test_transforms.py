@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -105,6 +106,9 @@ def test_info_of_a_transform(folder: Path) -> None:
 
 def test_damaged_and_foreign_transforms(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.h5").write_bytes(b"not HDF5")
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["x"] = [1.0]
+    assert "is HDF5, but no transform file" in refused("info", tmp_path / "foreign.h5")
     (tmp_path / "half.h5").write_bytes((folder / "bend.h5").read_bytes()[:1000])
     mesh = folder / "bean.ply"
     for arguments in (
@@ -116,4 +120,4 @@ def test_damaged_and_foreign_transforms(folder: Path, tmp_path: Path) -> None:
     ):
         assert ".h5: " in refused(*arguments)
     assert "bean.ply" in refused("apply", mesh, mesh, "-o", tmp_path / "out.ply")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.h5", "t.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.h5", "half.h5", "t.h5"]

@@ -139,7 +139,7 @@ def object_numbers(file: h5py.File) -> None:
         (attribute("format", 3), "attribute format of / must be text"),
         (attribute("format", np.arange(3)), "attribute format of / must be one text or number"),
         (attribute("format", h5py.Empty("S3")), "must be one text or number"),
-        (no_attribute("format"), "attribute format of / is missing"),
+        (no_attribute("format"), "is HDF5, but no transform file"),
         (no_attribute("version"), "attribute version of / is missing"),
         (attribute("version", 2), "written by a newer otreg: update otreg"),
         (attribute("version", 0), "no such version exists"),
@@ -243,7 +243,7 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
 def test_other_hdf5_files_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "t.h5", "w") as file:
         file["TransformGroup/0/TransformType"] = "AffineTransform_double_3_3"
-    assert "attribute format of / is missing" in refused(tmp_path / "t.h5")
+    assert "is HDF5, but no transform file" in refused(tmp_path / "t.h5")
 
 
 def test_what_files_do_not_know_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
