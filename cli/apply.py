@@ -8,7 +8,6 @@ import click
 
 from otreg.errors import InputError, NotInvertibleError
 
-from .errors import warn
 from .files import check_output_file, read_shape, transform_path, write_shape
 from .options import PATH, output_option, repair_option
 from .output import echo, fields
@@ -45,9 +44,7 @@ def apply(transform: Path, input: Path, output: Path, inverse: bool, repair: boo
         moved = mover(shape)
     except (InputError, NotInvertibleError) as error:
         raise InputError(f"{input}: {error}") from None
-    lost = write_shape(moved, output)
-    for line in lost:
-        warn(f"{output}: {line}")
+    write_shape(moved, output)
     if quiet:
         return
     rows = [("written", str(output)), ("points", f"{len(shape):,}")]

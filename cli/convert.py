@@ -10,7 +10,6 @@ import click
 
 from otreg.errors import InputError
 
-from .errors import warn
 from .files import check_output_file, read_shape, write_shape
 from .options import PATH, repair_option
 from .output import echo, fields
@@ -85,9 +84,7 @@ def convert(
         shape = _transformed(shape, frame, from_frame, c_ras, scale)
     except InputError as error:
         raise InputError(f"{input}: {error}") from None
-    lost = write_shape(shape, output)
-    for line in lost:
-        warn(f"{output}: {line}")
+    write_shape(shape, output)
     if quiet:
         return
     echo(

@@ -102,12 +102,36 @@ def check_landmarks(
             )
 
 
-def write_shape(shape: Surface | Landmarks, path: Path) -> list[str]:
-    """Write a shape in the format that the suffix names; return what that format could not hold."""
-    from otreg import io
-    from otreg.surface import Landmarks
+def write_shape(shape: Surface | Landmarks, path: Path) -> None:
+    """Write a shape in the format that the suffix names, and warn of what that format cannot hold.
 
-    return io.write_landmarks(shape, path) if isinstance(shape, Landmarks) else io.write(shape, path)
+    Landmarks become a cloud whose points carry their names, and a cloud becomes landmarks, where the format
+    holds nothing else.
+    """
+    import numpy as np
+
+    from otreg import io
+    from otreg.io.formats import LANDMARK_SUFFIXES, SURFACE_SUFFIXES, suffix_of
+    from otreg.surface import Landmarks, Surface
+
+    suffix = suffix_of(path)
+    if isinstance(shape, Landmarks) and suffix in SURFACE_SUFFIXES and suffix not in LANDMARK_SUFFIXES:
+        names = dict(enumerate(shape.names))
+        numbers = np.arange(len(shape))
+        shape = Surface(
+            shape.points, point_data={"landmark": numbers}, frame=shape.frame, label_names={"landmark": names}
+        )
+    elif isinstance(shape, Surface) and suffix in LANDMARK_SUFFIXES and suffix not in SURFACE_SUFFIXES:
+        if shape.has_triangles:
+            raise InputError(
+                f"{path}: holds landmarks alone, and this is a mesh; choose a format of surfaces"
+            )
+        if shape.point_data:
+            warn(f"{path}: {suffix} holds landmarks alone: {', '.join(shape.point_data)} left out")
+        shape = Landmarks(shape.points, frame=shape.frame)
+    lost = io.write_landmarks(shape, path) if isinstance(shape, Landmarks) else io.write(shape, path)
+    for line in lost:
+        warn(f"{path}: {line}")
 
 
 def check_output_file(output: Path, inputs: list[Path]) -> None:

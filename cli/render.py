@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .files import check_output_file
-from .options import PATH, Size, output_option
+from .options import PATH, Size, output_option, repair_option
 from .output import echo
 
 
@@ -20,6 +20,7 @@ from .output import echo
 )
 @click.option("--unit", default="mm", show_default=True, help="Unit of length, written beside the scale bar.")
 @click.option("--title", metavar="TEXT", help="Title of the picture.")
+@repair_option
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def render(
     inputs: tuple[Path, ...],
@@ -28,6 +29,7 @@ def render(
     color_by: str | None,
     unit: str,
     title: str | None,
+    repair: bool,
     quiet: bool,
 ) -> None:
     """Make a picture of a run (moving, fixed and moved) or of surfaces. It needs no display.
@@ -41,6 +43,8 @@ def render(
 
     from otreg import visualize
 
-    visualize.render(list(inputs), output, size=size, color_by=color_by, unit=unit, title=title)
+    visualize.render(
+        list(inputs), output, size=size, color_by=color_by, unit=unit, title=title, repair=repair
+    )
     if not quiet:
         echo(str(output))

@@ -35,6 +35,7 @@ def render(
     color_by: str | None = None,
     unit: str = "mm",
     title: str | None = None,
+    repair: bool = False,
 ) -> Path:
     """Draw a run of ``otreg register``, or surface files, into a PNG file.
 
@@ -52,6 +53,9 @@ def render(
     unit : str, default "mm"
         Unit of length to write beside numbers; files do not say. ``""`` writes none.
     title : str, optional
+    repair : bool, default False
+        Leave out points of surface files that are not finite, instead of refusing the file. (A run was
+        refused or repaired when it was made.)
 
     Returns
     -------
@@ -83,7 +87,7 @@ def render(
             unit=unit,
             title=title,
         )
-    surfaces = [read(path) for path in paths]
+    surfaces = [read(path, repair=repair) for path in paths]
     return render_surfaces(surfaces, output, size=size, color_by=color_by, unit=unit, title=title)
 
 

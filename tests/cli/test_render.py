@@ -42,3 +42,13 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     assert "thickness" in refused("render", surface, "-o", tmp_path / "a.png", "--color-by", "thickness")
     assert "run" in refused("render", tmp_path, "-o", tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
+
+
+def test_a_surface_with_a_point_that_is_no_number_is_drawn_where_asked(tmp_path: Path) -> None:
+    points, triangles = bean(2)
+    points[3] = np.nan
+    surface = write_ply(tmp_path / "nan.ply", points, triangles)
+    assert "--repair" in refused("render", surface, "-o", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+    succeed("render", surface, "-o", tmp_path / "a.png", "--repair", "--size", "320x240")
+    assert (read_png(tmp_path / "a.png") < 240).any(axis=2).mean() > 0.05

@@ -96,6 +96,30 @@ def test_landmarks_become_other_landmarks_and_clouds(folder: Path) -> None:
     np.testing.assert_allclose(marks.points, points * [-1, -1, 1], atol=1e-6)
 
 
+def test_landmarks_become_clouds_with_names_and_clouds_landmarks(folder: Path) -> None:
+    points = bean(0)[0][:6]
+    csv = write_landmarks(folder / "named.csv", points)
+    succeed("convert", csv, folder / "named.vtk", "--from-frame", "RAS")
+    cloud = package.read(folder / "named.vtk")
+    np.testing.assert_array_equal(cloud.points, points)
+    assert cloud.frame == "RAS"
+    assert [cloud.label_names["landmark"][k] for k in cloud.point_data["landmark"]] == [
+        f"P{k}" for k in range(6)
+    ]
+    np.savetxt(folder / "plain.txt", points, fmt="%.17g")
+    done = otreg("convert", folder / "plain.txt", folder / "plain.fcsv", "--from-frame", "LPS")
+    assert done.returncode == 0 and done.stderr == ""
+    marks = package.read_landmarks(folder / "plain.fcsv")
+    np.testing.assert_array_equal(marks.points, points)
+    assert marks.frame == "LPS"
+    assert "left out" in otreg("convert", folder / "named.vtk", folder / "again.fcsv").stderr
+
+
+def test_a_mesh_does_not_become_landmarks(ply: Path, folder: Path) -> None:
+    assert "this is a mesh" in refused("convert", ply, folder / "mesh.fcsv")
+    assert not (folder / "mesh.fcsv").exists()
+
+
 def test_an_input_is_not_overwritten(ply: Path) -> None:
     before = ply.read_bytes()
     assert "is also the input" in refused("convert", ply, ply)
