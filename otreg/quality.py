@@ -113,6 +113,12 @@ def evaluate(
     if moving is not None:
         _check_surface(moving, "moving")
         _check_same_mesh(moving, moved)
+        begins = getattr(transform, "moving_frame", None)
+        if begins and moving.frame and begins != moving.frame:
+            raise InputError(
+                f"{_name(moving, 'moving')} is in {moving.frame} and the transform begins in {begins}: "
+                "convert one of them first"
+            )
     rng = np.random.default_rng(seed)
     forward, forward_angles = _one_way(moved, fixed, samples, rng)
     backward, backward_angles = _one_way(fixed, moved, samples, rng)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from otreg.errors import InputError
+from otreg.frames import convert_frame
 from otreg.io import read
 from otreg.surface import Surface
 
@@ -49,7 +50,7 @@ def read_run(folder: Path) -> Run:
             f"{report_path}: the fixed surface {fixed_name} is gone; put it back to draw the run"
         )
     moving_path = _find(moving_name, folder)
-    moving = None if moving_path is None else _readable(moving_path)
+    moving = None if moving_path is None else _readable(moving_path, moved.frame)
     if moving is None or len(moving) != len(moved):
         if "displacement" not in moved.point_data:
             raise InputError(
@@ -68,9 +69,13 @@ def _read_moved(path: Path) -> Surface:
     return read(path, repair=True)
 
 
-def _readable(path: Path) -> Surface | None:
+def _readable(path: Path, frame: str | None) -> Surface | None:
+    """A surface, in the frame that the run converted it to; None if that cannot be had."""
     try:
-        return read(path, repair=True)
+        surface = read(path, repair=True)
+        if surface.frame is not None and frame is not None:
+            surface = convert_frame(surface, frame)
+        return surface
     except InputError:
         return None  # it has been overwritten by something else since: the displacement leads back
 

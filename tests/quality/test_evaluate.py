@@ -271,6 +271,9 @@ def test_bad_input() -> None:
         evaluate(good, flat)
     with pytest.raises(InputError, match="the moved surface is in RAS and the fixed surface in LPS"):
         evaluate(replace(good, frame="RAS"), replace(good, frame="LPS"))
+    still = Affine(np.eye(3), [0, 0, 0], moving_frame="LPS")
+    with pytest.raises(InputError, match="the moving surface is in RAS and the transform begins in LPS"):
+        evaluate(good, good, moving=replace(good, frame="RAS"), transform=still, samples=5)
     with pytest.raises(InputError, match=r"^/data/a\.vtk: no point data 'part'"):
         check_labels(replace(good, metadata={"path": "/data/a.vtk"}), good, "part")
     with pytest.raises(InputError, match="samples"):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from scipy.ndimage import binary_closing, label
 
 from otreg import io
 from otreg.errors import InputError
+from otreg.frames import convert_frame
 from otreg.surface import Surface
 from otreg.visualize import render, render_registration, render_surfaces
 from otreg.visualize.pictures import _names
+from otreg.visualize.run import read_run
 from otreg.visualize.view import merged
 from tests.support import shared_data
 
@@ -348,6 +351,18 @@ def test_run_folder(tmp_path: Path) -> None:
         "run",
         "run.png",
     ]  # nothing left behind
+
+
+def test_a_moving_file_in_another_frame_is_brought_into_that_of_the_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    moving, moved = io.read(tmp_path / "moving.ply"), io.read(run / "moved.ply")
+    displacement = moved.point_data.pop("displacement")
+    io.write(replace(moved, frame="RAS"), run / "moved.ply")
+    io.write(convert_frame(replace(moving, frame="RAS"), "LPS"), tmp_path / "moving.ply")
+    found = read_run(run)
+    assert found.moving.frame == "RAS"
+    np.testing.assert_allclose(found.moving.points, moving.points)
+    np.testing.assert_allclose(found.moved.point_data["displacement"], displacement)
 
 
 def test_run_folder_that_was_moved_elsewhere(tmp_path: Path) -> None:
