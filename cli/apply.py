@@ -8,6 +8,7 @@ import click
 
 from otreg.errors import InputError, NotInvertibleError
 
+from .errors import warn
 from .files import check_output_file, read_shape, transform_path, write_shape
 from .options import PATH, output_option, repair_option
 from .output import echo, fields
@@ -18,9 +19,22 @@ from .output import echo, fields
 @click.argument("input", type=PATH)
 @output_option("OUTPUT", "File to write, in the format that its suffix names.")
 @click.option("--inverse", is_flag=True, help="From FIXED's space back into MOVING's.")
+@click.option(
+    "--convert-frames",
+    is_flag=True,
+    help="Where INPUT is in another coordinate frame than the map's, convert it first (else refuse).",
+)
 @repair_option
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def apply(transform: Path, input: Path, output: Path, inverse: bool, repair: bool, quiet: bool) -> None:
+def apply(
+    transform: Path,
+    input: Path,
+    output: Path,
+    inverse: bool,
+    convert_frames: bool,
+    repair: bool,
+    quiet: bool,
+) -> None:
     """Move INPUT with TRANSFORM, the transform.h5 of a run (or the run's folder).
 
     A map moves POINTS of MOVING into FIXED's space; with --inverse it moves points of FIXED's space back.
@@ -40,7 +54,13 @@ def apply(transform: Path, input: Path, output: Path, inverse: bool, repair: boo
 
     found = load_transform(path)
     mover = found.inverse if inverse else found
+    begins = mover.moving_frame
     try:
+        if convert_frames and begins and shape.frame and shape.frame != begins:
+            from otreg.frames import convert_frame
+
+            warn(f"{input}: converted from {shape.frame} to {begins}, in which the map begins")
+            shape = convert_frame(shape, begins)
         moved = mover(shape)
     except (InputError, NotInvertibleError) as error:
         raise InputError(f"{input}: {error}") from None

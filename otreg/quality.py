@@ -117,7 +117,7 @@ def evaluate(
         if begins and moving.frame and begins != moving.frame:
             raise InputError(
                 f"{_name(moving, 'moving')} is in {moving.frame} and the transform begins in {begins}: "
-                "convert one of them first"
+                "convert one (otreg convert)"
             )
     rng = np.random.default_rng(seed)
     forward, forward_angles = _one_way(moved, fixed, samples, rng)
@@ -251,7 +251,7 @@ def _check_frames(moved: Surface, fixed: Surface) -> None:
     if moved.frame and fixed.frame and moved.frame != fixed.frame:
         raise InputError(
             f"{_name(moved, 'moved')} is in {moved.frame} and {_name(fixed, 'fixed')} in {fixed.frame}: "
-            "convert one of them first"
+            "convert one (otreg convert)"
         )
 
 

@@ -169,7 +169,7 @@ class Deformation(abc.ABC):
         if frame is not None and self.moving_frame is not None and frame != self.moving_frame:
             raise InputError(
                 f"the transform moves points in {self.moving_frame} coordinates, but the shape is in "
-                f"{frame}: convert one of them first"
+                f"{frame}: convert it (otreg apply --convert-frames, or otreg convert)"
             )
         return self.fixed_frame or frame
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import otreg as package
 from otreg.deformations import Affine, Composite, Spline
 
-from .support import OFFSET, ROTATION, bean, refused, succeed, write_landmarks, write_ply
+from .support import OFFSET, ROTATION, bean, otreg, refused, succeed, write_landmarks, write_ply
 
 CONTROL_POINTS = np.array([[20.0, 5.0, -3.0], [-25.0, 4.0, 8.0], [0.0, -20.0, 0.0]])
 COEFFICIENTS = np.array([[4.0, 2.0, -1.0], [-3.0, 5.0, 2.0], [1.0, -4.0, 3.0]])
@@ -92,7 +92,12 @@ def test_known_frames_must_agree(folder: Path) -> None:
     succeed("convert", "bean.ply", "lps.vtk", "--from-frame", "LPS", cwd=folder)
     line = refused("apply", "ras.h5", "lps.vtk", "-o", "wrong.vtk", cwd=folder)
     assert "lps.vtk" in line and "RAS" in line and "LPS" in line
-    assert not (folder / "wrong.vtk").exists()
+    assert "--convert-frames" in line and not (folder / "wrong.vtk").exists()
+    done = otreg("apply", "ras.h5", "lps.vtk", "-o", "turned.vtk", "--convert-frames", cwd=folder)
+    assert done.returncode == 0 and "converted from LPS to RAS" in done.stderr
+    turned = package.read(folder / "turned.vtk")
+    assert turned.frame == "RAS"
+    np.testing.assert_allclose(turned.points, package.read(folder / "bean.ply").points * [-1, -1, 1])
     succeed("convert", "lps.vtk", "ras.vtk", "--frame", "RAS", cwd=folder)
     succeed("apply", "ras.h5", "ras.vtk", "-o", "right.vtk", cwd=folder)
     assert package.read(folder / "right.vtk").frame == "RAS"
