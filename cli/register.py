@@ -185,7 +185,7 @@ def _read(
             raise InputError(f"{moving}: {error}") from None
         warn(f"{moving}: converted from {moving_frame} to {fixed_frame}; the map starts in {fixed_frame}")
     if choices["labels"] is not None:
-        from otreg.quality import check_labels
+        from otreg.overlap import check_labels
 
         check_labels(moving_shape, fixed_shape, choices["labels"])
     if landmarks is None:

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from otreg.errors import InputError
+from otreg.overlap import dice
 from otreg.proximity import SurfaceIndex
-from otreg.surface import FloatArray, IntArray, Landmarks, Surface
+from otreg.surface import FloatArray, Landmarks, Surface
 
 MAX_FLIPPED = 0.001
 """Largest share of triangles that a good map may turn over: real meshes have slivers that any map turns."""
@@ -25,7 +25,6 @@ CLOSE_ASSD = 0.01
 DEGENERATE_AREA = 1e-12
 """A triangle is degenerate when its area is below this share of the squared diameter of its surface."""
 
-_BACKGROUND_NAMES = {"unknown", "background", "???"}
 _MOST_VERTICES = 100_000  # vertices looked at for the largest distance; more are drawn from
 
 
@@ -116,7 +115,7 @@ def evaluate(
         begins = getattr(transform, "moving_frame", None)
         if begins and moving.frame and begins != moving.frame:
             raise InputError(
-                f"{_name(moving, 'moving')} is in {moving.frame} and the transform begins in {begins}: "
+                f"{moving.called('moving')} is in {moving.frame} and the transform begins in {begins}: "
                 "convert one (otreg convert)"
             )
     rng = np.random.default_rng(seed)
@@ -131,7 +130,7 @@ def evaluate(
         if len(angles)
         else None,
         "landmarks": None if landmarks is None else _landmark_errors(*landmarks),
-        "dice": None if labels is None else _dice(moved, fixed, labels),
+        "dice": None if labels is None else dice(moved, fixed, labels),
         "triangles": None if moving is None or not moving.has_triangles else _triangles(moving, moved),
         "log_jacobian": None if moving is None or transform is None else _log_jacobian(moving, transform),
         "unit": None,
@@ -229,13 +228,8 @@ def _row(title: str, cells: list[Any]) -> str:
     return (title.ljust(26) + "".join(cell.rjust(11) for cell in shown)).rstrip()
 
 
-def _name(surface: Surface, role: str) -> str:
-    """How a message names a surface: by its file, where it came from one."""
-    return str(surface.metadata.get("path", f"the {role} surface"))
-
-
 def _check_surface(surface: Surface, role: str) -> None:
-    name = _name(surface, role)
+    name = surface.called(role)
     if len(surface) == 0:
         raise InputError(f"{name}: no points, so there is nothing to measure")
     bad = np.flatnonzero(~np.isfinite(surface.points).all(axis=1))
@@ -250,14 +244,14 @@ def _check_surface(surface: Surface, role: str) -> None:
 def _check_frames(moved: Surface, fixed: Surface) -> None:
     if moved.frame and fixed.frame and moved.frame != fixed.frame:
         raise InputError(
-            f"{_name(moved, 'moved')} is in {moved.frame} and {_name(fixed, 'fixed')} in {fixed.frame}: "
+            f"{moved.called('moved')} is in {moved.frame} and {fixed.called('fixed')} in {fixed.frame}: "
             "convert one (otreg convert)"
         )
 
 
 def _check_same_mesh(moving: Surface, moved: Surface) -> None:
     if len(moving) != len(moved) or len(moving.triangles) != len(moved.triangles):
-        first, second = _name(moving, "moving"), _name(moved, "moved")
+        first, second = moving.called("moving"), moved.called("moved")
         raise InputError(
             f"{first} ({len(moving)} points, {len(moving.triangles)} triangles) is not what became"
             f" {second} ({len(moved)} points, {len(moved.triangles)} triangles)"
@@ -327,80 +321,6 @@ def _landmark_errors(moved: Landmarks | ArrayLike, fixed: Landmarks | ArrayLike)
         "p95": _percentile(errors, 95),
         "max": float(errors.max()),
     }
-
-
-def check_labels(moved: Surface, fixed: Surface, name: str) -> None:
-    """Refuse labels that :func:`evaluate` could not compare, before anything is computed.
-
-    Raises
-    ------
-    InputError
-        If a surface lacks the point data, they are not whole numbers, or no label occurs on both.
-    """
-    _label_keys(moved, fixed, name)
-
-
-def _dice(moved: Surface, fixed: Surface, name: str) -> dict[str, Any]:
-    """Dice overlap over the fixed vertices, each of which takes the label of its nearest moved vertex."""
-    keys, common, background = _label_keys(moved, fixed, name)
-    carried = keys[0][cKDTree(moved.points).query(fixed.points)[1]]
-    scores = {}
-    for text in common:
-        first, second = carried == text, keys[1] == text
-        scores[str(text)] = float(2 * (first & second).sum() / (first.sum() + second.sum()))
-    counted = [
-        score
-        for text, score in scores.items()
-        if text not in background and text.lower() not in _BACKGROUND_NAMES
-    ]
-    return {"mean": float(np.mean(counted)) if counted else None, "labels": scores}
-
-
-def _label_keys(
-    moved: Surface, fixed: Surface, name: str
-) -> tuple[list[NDArray[np.str_]], list[str], set[str]]:
-    """Label of each point of the two, as text; the labels on both; and those that mean background."""
-    codes = [_label_codes(surface, name, role) for surface, role in ((moved, "moved"), (fixed, "fixed"))]
-    tables = [surface.label_names.get(name) for surface in (moved, fixed)]
-    named = all(tables)
-    keys: list[NDArray[np.str_]] = []
-    background = set(_BACKGROUND_NAMES)
-    for values, table in zip(codes, tables, strict=True):
-        present, inverse = np.unique(values, return_inverse=True)
-        texts = [str(table.get(int(k), k)) if named and table else str(k) for k in present]
-        background |= {text for text, value in zip(texts, present, strict=True) if value == 0}
-        keys.append(np.array(texts, dtype=str)[inverse.reshape(-1)])
-    common = sorted(
-        set(keys[0]) & set(keys[1]),
-        key=lambda text: (not text.isdigit(), text.zfill(12) if text.isdigit() else text),
-    )
-    if not common:
-        shown = [", ".join(sorted(set(key))[:5]) for key in keys]
-        raise InputError(
-            f"labels {name!r} have nothing in common: {_name(moved, 'moved')} has {shown[0]}; "
-            f"{_name(fixed, 'fixed')} has {shown[1]}"
-        )
-    return keys, common, background
-
-
-def _label_codes(surface: Surface, name: str, role: str) -> IntArray:
-    if name not in surface.point_data:
-        known = ", ".join(sorted(surface.point_data)) or "none"
-        raise InputError(f"{_name(surface, role)}: no point data {name!r}; it has: {known}")
-    values = np.squeeze(surface.point_data[name])
-    if len(surface) == 1:
-        values = values.reshape(1)
-    whole = values.ndim == 1 and (
-        values.dtype.kind in "iub"
-        or (
-            values.dtype.kind == "f" and bool(np.isfinite(values).all() and np.all(values == np.rint(values)))
-        )
-    )
-    if not whole:
-        raise InputError(
-            f"{_name(surface, role)}: point data {name!r} are not labels (one whole number a point)"
-        )
-    return values.astype(np.int64)
 
 
 def _triangles(moving: Surface, moved: Surface) -> dict[str, float]:

@@ -126,6 +126,10 @@ class Surface:
         what = f"{len(self.triangles)} triangles" if self.has_triangles else "point cloud"
         return f"Surface({len(self.points)} points, {what}, frame={self.frame})"
 
+    def called(self, role: str) -> str:
+        """How a message names this surface: by its file, or "the … surface" where it came from none."""
+        return str(self.metadata.get("path", f"the {role} surface"))
+
     @property
     def has_triangles(self) -> bool:
         """Whether this is a mesh, as opposed to a point cloud."""

@@ -24,7 +24,7 @@ LONGEST = 450
 STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("surface", "frames"),
-    ("io", "proximity", "reductions", "autodiff"),
+    ("io", "overlap", "proximity", "reductions", "autodiff"),
     ("transport", "flows", "attachments"),
     ("deformations",),
     ("quality",),

@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from otreg.deformations import Affine
 from otreg.errors import InputError
 from otreg.io import read
-from otreg.quality import check_labels, evaluate, format_table, gate
+from otreg.overlap import check_labels
+from otreg.quality import evaluate, format_table, gate
 from otreg.surface import Landmarks, Surface
 from tests.support import shared_data
 
