@@ -116,7 +116,9 @@ def text_mask(words: str, size: int, bold: bool = False) -> FloatArray:
     look.SetBold(bold)
     look.SetColor(1.0, 1.0, 1.0)
     image, extent = vtkImageData(), [0, 0]
-    vtkTextRenderer.GetInstance().RenderString(look, words, image, extent, 72)
+    # Never matplotlib's mathematics, which VTK would choose for "|" and "$" where it is installed.
+    plain = vtkTextRenderer.FreeType
+    vtkTextRenderer.GetInstance().RenderString(look, words, image, extent, 72, plain)
     columns, rows, _ = image.GetDimensions()
     pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)[..., -1]
     # The text lies in the lower left corner of an image of the next powers of two, rows from the bottom.

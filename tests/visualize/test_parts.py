@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import trimesh
@@ -124,6 +127,18 @@ def test_text_is_whole_and_lies_where_asked() -> None:
     assert text_mask("g", 20).max() > 0.9 and text_mask("wide", 20).shape[1] > text_mask("i", 20).shape[1]
     # Descenders are not cut off: the last rows of "gp" have ink that those of "no" lack.
     assert text_mask("gp", 24)[-4:].max() > 0.5 > text_mask("no", 24)[-3:].max()
+
+
+def test_text_is_the_same_whatever_else_is_loaded() -> None:
+    """VTK's whole package draws "|" and "$" with matplotlib, where that is installed."""
+    code = "from otreg.visualize.sheet import text_mask; print(text_mask('a | $b$', 20).shape)"
+    shapes = {
+        subprocess.run(
+            [sys.executable, "-c", start + code], capture_output=True, text=True, check=True
+        ).stdout
+        for start in ("", "import vtk; ")
+    }
+    assert len(shapes) == 1
 
 
 def test_text_beyond_the_border_is_cut() -> None:
