@@ -85,7 +85,8 @@ def _write_stage(group: Any, stage: Deformation, about: Deformation) -> None:
     elif isinstance(stage, Spline):
         group.attrs["kind"] = "spline"
         group.attrs["kernel"] = stage.kernel
-        _write_numbers(group, "width", torch.tensor([stage.width], dtype=torch.float64))
+        _write_numbers(group, "width", torch.tensor(stage.widths, dtype=torch.float64))
+        _write_numbers(group, "amplitude", torch.tensor(stage.amplitudes, dtype=torch.float64))
     elif isinstance(stage, InverseDeformation):
         group.attrs["kind"] = "inverse"
         group.attrs["tolerance"] = stage.tolerance
@@ -207,11 +208,14 @@ def _read_affine(group: Any, kind: str) -> Deformation:
 
 
 def _read_spline(group: Any, kind: str) -> Deformation:
-    _expect_members(group, {"control_points", "coefficients", "width"}, {"kind", "kernel", *_ABOUT})
+    members = {"control_points", "coefficients", "width", "amplitude"}
+    _expect_members(group, members, {"kind", "kernel", *_ABOUT})
     control_points = _numbers(group, "control_points", (None, 3))
     coefficients = _numbers(group, "coefficients", (len(control_points), 3))
-    width = float(_numbers(group, "width", (1,))[0])
-    return Spline(control_points, coefficients, width, _text(group, "kernel"), **_read_about(group))
+    widths = _numbers(group, "width", (None,)).tolist()
+    amplitudes = _numbers(group, "amplitude", (len(widths),)).tolist()
+    kernel = _text(group, "kernel")
+    return Spline(control_points, coefficients, widths, kernel, amplitudes, **_read_about(group))
 
 
 def _read_inverse(group: Any, kind: str) -> Deformation:

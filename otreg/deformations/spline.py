@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ _INVERSE_TOLERANCE = 1e-9  # of the extent
 
 
 class Spline(Deformation):
-    """The map ``y = x + sum_j k(|x - z_j|) p_j``.
+    """The map ``y = x + sum_j k(|x - z_j|) p_j``, with ``k = sum_s a_s k_s`` over one or several widths.
 
     Parameters
     ----------
@@ -27,19 +27,22 @@ class Spline(Deformation):
         reach them.
     coefficients : array_like or tensor, shape (C, 3)
         p, in the unit of the files.
-    width : float
-        Gaussian: sigma in ``exp(-r² / (2 sigma²))``. Wendland: the radius beyond which the kernel is zero; a
+    width : float or sequence of float
+        Several widths share the coefficients: a kernel with a wide and a narrow part. Gaussian: sigma in ``exp(-r² / (2 sigma²))``. Wendland: the radius beyond which the kernel is zero; a
         radius of 3.3 sigma looks much like a Gaussian. In the unit of the files.
     kernel : {"gaussian", "wendland"}
         Gaussian sums cost N × C whatever the width. The Wendland kernel (C⁴, Wendland 1995) costs the pairs
         within ``width`` only, so it is the one for many control points of small reach.
+    amplitudes : sequence of float, optional
+        a, one positive number for each width; all one by default.
     moving_frame, fixed_frame, metadata
         See :class:`~otreg.deformations.base.Deformation`.
 
     Raises
     ------
     InputError
-        On wrong shapes, numbers that are not finite, a width that is not positive, or an unknown kernel.
+        On wrong shapes, numbers that are not finite, a width or an amplitude that is not positive, or an
+        unknown kernel.
 
     Notes
     -----
@@ -51,8 +54,9 @@ class Spline(Deformation):
         self,
         control_points: Any,
         coefficients: Any,
-        width: float,
+        width: float | Sequence[float],
         kernel: str = "gaussian",
+        amplitudes: Sequence[float] | None = None,
         *,
         moving_frame: str | None = None,
         fixed_frame: str | None = None,
@@ -64,15 +68,21 @@ class Spline(Deformation):
         if kernel not in KERNELS:
             raise InputError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")
         self.kernel = kernel
-        try:
-            self.width = float(width)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the width of a spline must be a number, got {width!r}") from error
-        if not (math.isfinite(self.width) and self.width > 0):
-            raise InputError(f"the width of a spline must be positive, got {self.width}")
+        self.widths = _positive_numbers(width, "width")
+        self.amplitudes = _positive_numbers([1.0] * len(self.widths) if amplitudes is None else amplitudes, "amplitude")
+        if len(self.amplitudes) != len(self.widths):
+            raise InputError(
+                f"a spline needs one amplitude for each of its {len(self.widths)} widths, got {len(self.amplitudes)}"
+            )
 
     def __repr__(self) -> str:
-        return f"Spline({len(self.control_points)} control points, {self.kernel}, width={self.width:.6g})"
+        widths = ", ".join(f"{width:.6g}" for width in self.widths)
+        return f"Spline({len(self.control_points)} control points, {self.kernel}, width={widths})"
+
+    @property
+    def width(self) -> float:
+        """The largest of :attr:`widths`."""
+        return max(self.widths)
 
     @property
     def extent(self) -> float:
@@ -91,7 +101,7 @@ class Spline(Deformation):
 
     def _map(self, points: Tensor) -> Tensor:
         centres, values = self.control_points.to(points), self.coefficients.to(points)
-        return points + kernel_sums(self.kernel, points, centres, values, self.width)[0]
+        return points + self._kernel_sums(points, centres, values, (0,))[0]
 
     def _jacobian(self, points: Tensor) -> Tensor:
         (slopes,) = self._sums(points, (1,))
@@ -106,14 +116,36 @@ class Spline(Deformation):
         centres, values = self.control_points.to(points), self.coefficients.to(points)
         products = values[:, :, None] * (centres - self._middle(points))[:, None, :]
         channels = torch.cat([values, products.flatten(1)], dim=1)
-        return kernel_sums(self.kernel, points, centres, channels, self.width, orders)
+        return self._kernel_sums(points, centres, channels, orders)
+
+    def _kernel_sums(
+        self, points: Tensor, centres: Tensor, values: Tensor, orders: tuple[int, ...]
+    ) -> list[Tensor]:
+        """Sums with k, and with ``2 k' / width²``, whose product with ``x - z`` is the gradient of k."""
+        totals: list[Tensor] = []
+        for width, amplitude in zip(self.widths, self.amplitudes, strict=True):
+            parts = kernel_sums(self.kernel, points, centres, values, width, orders)
+            factors = [amplitude * (2.0 / width**2) ** order for order in orders]
+            parts = [factor * part for factor, part in zip(factors, parts, strict=True)]
+            totals = parts if not totals else [a + b for a, b in zip(totals, parts, strict=True)]
+        return totals
 
     def _assembled(self, points: Tensor, slopes: Tensor) -> Tensor:
-        """``I + 2/width² sum_j k' p_j (x - z_j)ᵀ`` from the sums of ``k' p`` and ``k' p zᵀ``."""
+        """``I + sum_j 2 k'/width² p_j (x - z_j)ᵀ`` from the sums with p and with ``p zᵀ``."""
         outer = slopes[:, :3, None] * (points - self._middle(points))[:, None, :]
         identity = torch.eye(3, dtype=points.dtype, device=points.device)
-        return identity + (2.0 / self.width**2) * (outer - slopes[:, 3:].reshape(-1, 3, 3))
+        return identity + outer - slopes[:, 3:].reshape(-1, 3, 3)
 
     def _middle(self, points: Tensor) -> Tensor:
         """A constant near the control points: products of coordinates lose digits far from the origin."""
         return self.control_points.detach().mean(dim=0).to(points)
+
+
+def _positive_numbers(given: float | Sequence[float], what: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in (given if isinstance(given, Sequence) and not isinstance(given, str) else [given]))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the {what} of a spline must be a number, got {given!r}") from error
+    if not numbers or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise InputError(f"the {what} of a spline must be positive, got {given}")
+    return numbers

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from scipy import linalg, sparse
-from scipy.sparse.linalg import cg
+import torch
+from scipy.sparse.linalg import LinearOperator, cg
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+from torch import Tensor
 
+from otreg.deformations import Spline
 from otreg.registration.matching import Match
 from otreg.registration.sampling import Samples, farthest_points, thinned, unit
-from otreg.registration.settings import Level
+from otreg.registration.settings import CoarseLevel, FineLevel
 from otreg.surface import FloatArray
+
+BLUR_VARIANCE = 0.1
+"""Share of blur² that the variance of a residual is never below: a match is no sharper."""
+
+KERNEL_RIDGE = 1e-6
 
 
 def fit_affine(
@@ -28,35 +36,116 @@ def fit_affine(
     return matrix, target - matrix @ centre
 
 
-class SplineFit:
-    """One spline level: displacement Σ_j k(x, z_j) p_j of the level's starting points, fitted again and again.
+class Residuals:
+    """Weights of the residuals of one match: full across the surface, ``tangential`` along it.
 
-    Minimises ``Σ_i a_i w_i |x0_i + u(x0_i) - t_i|² + stiffness · s² · pᵀ K_zz p``, where s² is the weighted variance of
-    the residual, as in coherent point drift (Hirose 2021, Bayesian CPD), so that the data set the stiffness.
+    ``A_i = n nᵀ + tangential (I - n nᵀ)``, where n is the mean of the two normals that meet; the identity where
+    there is none. Residuals are expected to have the variance that they are seen to have, as in coherent point
+    drift (Hirose 2021, Bayesian CPD), so that the data set the stiffness.
     """
 
-    def __init__(self, start: Samples, level: Level, control_points: int, stiffness: float) -> None:
-        self.start, self.level, self.stiffness = start, level, stiffness
-        if level.kernel == "gaussian":
-            count = control_points if level.width < 0.2 else min(300, control_points)
-            self.control_points = start.points[farthest_points(start.points, count)]
-        else:
-            count = min(int(0.7 / level.spacing**2), 6 * control_points)
-            self.control_points = start.points[thinned(start.points, count)]
-        self.kernel = self._kernel(start.points)
-        self.energy = self._kernel(self.control_points)
-        self.coefficients = np.zeros_like(self.control_points)
-        self.residual = float("inf")
+    def __init__(self, current: Samples, match: Match, blur: float, tangential: float) -> None:
+        self.mass = current.weights * match.confidence
+        self.normals = unit(current.normals + unit(match.normals))
+        oriented = (current.normals * match.normals).sum(axis=1) > 0
+        self.normals[~oriented] = 0.0
+        self.tangential = np.where(oriented, tangential, 1.0)
+        offset = match.targets - current.points
+        quadratic = (offset * self.apply(offset)).sum(axis=1) / (1.0 + 2.0 * self.tangential)
+        self.variance = float(self.mass @ quadratic) / max(float(self.mass.sum()), 1e-300)
+        self.variance += BLUR_VARIANCE * blur**2
+        squared = (offset**2).sum(axis=1)
+        self.distance = float(np.sqrt(self.mass @ squared / max(float(self.mass.sum()), 1e-300)))
 
-    def _kernel(self, points: FloatArray) -> Any:
-        """Kernel between points and control points: a dense n × C array (C is bounded), or a sparse one."""
-        if self.level.kernel == "gaussian":
-            squared = (
-                (points**2).sum(1)[:, None]
-                + (self.control_points**2).sum(1)
-                - 2 * points @ self.control_points.T
-            )
-            return np.exp(-np.maximum(squared, 0.0) / (2 * self.level.width**2))
+    def apply(self, vectors: FloatArray) -> FloatArray:
+        """``A_i v_i``, (n, 3)."""
+        across = (self.normals * vectors).sum(axis=1, keepdims=True) * self.normals
+        along = self.tangential[:, None]
+        return along * vectors + (1.0 - along) * across
+
+    def entry(self, row: int, column: int) -> FloatArray:
+        """One entry of every ``A_i``, (n,)."""
+        across = (1.0 - self.tangential) * self.normals[:, row] * self.normals[:, column]
+        return across + self.tangential if row == column else across
+
+
+class SplineFit(Protocol):
+    """A spline of the level's starting points, whose total displacement is fitted again to each match."""
+
+    def update(self, residuals: Residuals, match: Match) -> None:
+        """Fit the total displacement from the start of this level to a new match."""
+
+    def spline(self) -> Spline:
+        """The map fitted last."""
+
+
+class CoarseFit:
+    """A spline of several Gaussian widths on a few hundred control points.
+
+    Minimises ``Σ_i a_i w_i r_iᵀ A_i r_i + stiffness · s² · pᵀ K_zz p`` with the residuals r of
+    ``x0 + K_xz p`` to the targets and their variance s². Solved exactly, in the basis ``K_xz L⁻ᵀ`` with
+    ``K_zz = L Lᵀ``, where the energy is a plain sum of squares.
+    """
+
+    def __init__(self, start: Samples, level: CoarseLevel, control_points: int, stiffness: float) -> None:
+        self.start, self.level, self.stiffness = start, level, stiffness
+        self.control_points = start.points[farthest_points(start.points, control_points)]
+        energy = self._kernel(self.control_points)
+        energy.diagonal().add_(KERNEL_RIDGE)
+        self._factor = torch.linalg.cholesky(energy)
+        basis = torch.linalg.solve_triangular(self._factor, self._kernel(start.points).T, upper=False).T
+        # single precision is far below the spacing of the samples, and twice as quick
+        self._basis = basis.float().contiguous()
+        self.coefficients = np.zeros_like(self.control_points)
+
+    def _kernel(self, points: FloatArray) -> Tensor:
+        squared = torch.from_numpy(cdist(points, self.control_points, "sqeuclidean"))
+        total = torch.zeros_like(squared)
+        for width, amplitude in zip(self.level.widths, self.level.amplitudes, strict=True):
+            total += amplitude * torch.exp(squared / (-2.0 * width**2))
+        return total
+
+    def update(self, residuals: Residuals, match: Match) -> None:
+        """Fit the total displacement from the start of this level to a new match."""
+        basis, count = self._basis, self._basis.shape[1]
+        wanted = residuals.mass[:, None] * residuals.apply(match.targets - self.start.points)
+        right = (basis.T @ torch.from_numpy(wanted).float()).double()
+        system = torch.empty((3, count, 3, count), dtype=torch.float64)
+        for row in range(3):
+            for column in range(row + 1):
+                entry = torch.from_numpy(residuals.mass * residuals.entry(row, column)).float()
+                system[row, :, column] = basis.T @ (entry[:, None] * basis)
+                system[column, :, row] = system[row, :, column]
+        matrix = system.reshape(3 * count, 3 * count)
+        matrix.diagonal().add_(self.stiffness * residuals.variance)
+        solution = torch.cholesky_solve(right.T.reshape(-1, 1), torch.linalg.cholesky(matrix))
+        coefficients = torch.linalg.solve_triangular(
+            self._factor.T, solution.reshape(3, count).T, upper=True
+        )
+        self.coefficients = coefficients.numpy()
+
+    def spline(self) -> Spline:
+        """The map fitted last."""
+        return Spline(
+            self.control_points, self.coefficients, self.level.widths, amplitudes=self.level.amplitudes
+        )
+
+
+class FineFit:
+    """A spline of one compact kernel on up to thousands of control points: sparse, solved by conjugate gradients."""
+
+    def __init__(self, start: Samples, area: float, level: FineLevel, most: int, stiffness: float) -> None:
+        self.start, self.level, self.stiffness = start, level, stiffness
+        count = int(np.clip(area / level.spacing**2, 100, most))
+        self.control_points = start.points[thinned(start.points, count)]
+        self._kernel = self._near(start.points)
+        self._energy = self._near(self.control_points)
+        self._back = self._kernel.T.tocsr()
+        self._squares = self._back.multiply(self._back).tocsr()
+        self.coefficients = np.zeros_like(self.control_points)
+
+    def _near(self, points: FloatArray) -> Any:
+        """The Wendland kernel between points and control points within reach, sparse."""
         pairs = cKDTree(points).sparse_distance_matrix(
             cKDTree(self.control_points), self.level.width, output_type="coo_matrix"
         )
@@ -64,50 +153,38 @@ class SplineFit:
         pairs.data = (1 - r) ** 6 * (35 * r * r + 18 * r + 3) / 3
         return pairs.tocsr()
 
-    def update(self, current: Samples, match: Match, blur: float) -> None:
+    def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
-        mass = current.weights * match.confidence
-        squared = ((match.targets - current.points) ** 2).sum(axis=1) / 3
-        variance = float(mass @ squared) / max(float(mass.sum()), 1e-300) + 0.1 * blur**2
-        self.residual = float(np.sqrt(variance))
-        right = self.kernel.T @ (mass[:, None] * (match.targets - self.start.points))
-        if self.level.kernel == "gaussian":
-            matrix = self.kernel.T @ (mass[:, None] * self.kernel) + self.stiffness * variance * self.energy
-            matrix[np.diag_indices(len(matrix))] += 1e-9 * np.trace(matrix) / len(matrix)
-            self.coefficients = linalg.solve(matrix, right, assume_a="pos")
-            return
-        system = self.kernel.T @ sparse.diags(mass) @ self.kernel + self.stiffness * variance * self.energy
-        diagonal = system.diagonal() * (1 + 1e-9)
-        system = (system + sparse.diags(1e-9 * diagonal)).tocsr()
-        for axis in range(3):
-            self.coefficients[:, axis], _ = cg(
-                system,
-                right[:, axis],
-                self.coefficients[:, axis],
-                rtol=1e-4,
-                maxiter=300,
-                M=sparse.diags(1 / diagonal),
-            )
+        mass, penalty = residuals.mass[:, None], self.stiffness * residuals.variance
+        right = self._back @ (mass * residuals.apply(match.targets - self.start.points))
+        shape, size = right.shape, right.size
 
-    def moved(self) -> Samples:
-        """The starting samples under the current spline, with their normals turned by the cofactor rule."""
-        points = self.start.points + self.kernel @ self.coefficients
-        normals = self.start.normals
-        if normals.any():
-            normals = unit(np.linalg.solve(np.swapaxes(self._jacobian(), 1, 2), normals[:, :, None])[:, :, 0])
-        return Samples(points, normals, self.start.weights)
+        def product(flat: FloatArray) -> FloatArray:
+            p = flat.reshape(shape)
+            result = self._back @ (mass * residuals.apply(self._kernel @ p)) + penalty * (self._energy @ p)
+            return np.asarray(result).ravel()
 
-    def _jacobian(self) -> FloatArray:
-        """Jacobian (n, 3, 3) at the starting points; a slightly singular one is nudged to stay solvable."""
-        x, z = self.start.points, self.control_points
-        outer = (self.coefficients[:, :, None] * z[:, None, :]).reshape(len(z), 9)
-        if self.level.kernel == "gaussian":
-            slope = -self.kernel / self.level.width**2
-        else:
-            # (d/dr φ(r)) / r of the Wendland function, at the stored pairs
-            slope = self.kernel.tocoo(copy=True)
-            r = np.linalg.norm(x[slope.row] - z[slope.col], axis=1) / self.level.width
-            slope.data = -(56 / 3) * (1 - np.minimum(r, 1)) ** 5 * (1 + 5 * r) / self.level.width**2
-            slope = slope.tocsr()
-        pulled = (slope @ self.coefficients)[:, :, None] * x[:, None, :]
-        return np.eye(3) * (1 + 1e-9) + pulled - (slope @ outer).reshape(len(x), 3, 3)
+        diagonals = np.stack([residuals.mass * residuals.entry(k, k) for k in range(3)], axis=1)
+        inverse = 1.0 / (self._squares @ diagonals + penalty)
+        solution, _ = cg(
+            LinearOperator((size, size), product, dtype=np.float64),
+            right.ravel(),
+            self.coefficients.ravel(),
+            rtol=1e-3,
+            maxiter=200,
+            M=LinearOperator((size, size), lambda flat: (flat.reshape(shape) * inverse).ravel()),
+        )
+        self.coefficients = solution.reshape(shape)
+
+    def spline(self) -> Spline:
+        """The map fitted last."""
+        return Spline(self.control_points, self.coefficients, self.level.width, "wendland")
+
+
+def carried(transform: Any, samples: Samples) -> Samples:
+    """Samples under a map, their normals by the inverse transpose of its Jacobian."""
+    points, normals = transform.map(samples.points), samples.normals
+    if normals.any():
+        jacobian = transform.jacobian(samples.points)
+        normals = unit(np.linalg.solve(np.swapaxes(jacobian, 1, 2), normals[:, :, None])[:, :, 0])
+    return Samples(points, normals, samples.weights)

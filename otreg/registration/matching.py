@@ -16,10 +16,32 @@ from otreg.transport import ConvergenceWarning, solve
 
 
 class Match(NamedTuple):
-    """Target (n, 3) of each moving point, and the share of its mass that found one (n,), as confidence."""
+    """Where each moving point should go.
+
+    Attributes
+    ----------
+    targets : (n, 3)
+        Mean of the partners of each point.
+    normals : (n, 3)
+        Mean of their normals, not of unit length; zero for clouds without.
+    confidence : (n,)
+        Share of the point's mass that found a partner.
+    """
 
     targets: FloatArray
+    normals: FloatArray
     confidence: FloatArray
+
+
+def match(
+    moving: Samples, fixed: Samples, blur: float, reach: float, normal_weight: float, device: str = "cpu"
+) -> Match:
+    """Match by unbalanced entropic transport, over near pairs alone where those hold all the mass."""
+    # a blur reaches about this many samples; as many more as the reach allows still matter
+    spacing = 1.0 / np.sqrt(max(len(fixed.points), 1))
+    if blur < spacing:
+        return match_near_pairs(moving, fixed, blur, reach, normal_weight)
+    return match_all_pairs(moving, fixed, blur, reach, normal_weight, device)
 
 
 def match_all_pairs(
@@ -33,7 +55,7 @@ def match_all_pairs(
             fixed.features(normal_weight),
             moving.weights,
             fixed.weights,
-            fixed.points,
+            np.concatenate([fixed.points, fixed.normals], axis=1),
         )
     )
     with warnings.catch_warnings():
@@ -50,9 +72,9 @@ def match_all_pairs(
             tol=2e-2,
             max_iterations=8,
         )
-        targets = plan.barycentric_map(values)
+        means = plan.barycentric_map(values)
     confidence = plan.confidence.double().cpu().numpy()
-    return _trusted(targets.double().cpu().numpy(), confidence, moving.points)
+    return _trusted(means.double().cpu().numpy(), confidence, moving.points)
 
 
 def match_near_pairs(
@@ -83,9 +105,10 @@ def match_near_pairs(
         v = np.clip(transposed @ (moving.weights * u), 1e-200, None) ** -damping
     mass = kernel @ (fixed.weights * v)
     found = mass > 1e-150
-    targets = (kernel @ ((fixed.weights * v)[:, None] * fixed.points)) / np.where(found, mass, 1.0)[:, None]
+    values = np.concatenate([fixed.points, fixed.normals], axis=1)
+    means = (kernel @ ((fixed.weights * v)[:, None] * values)) / np.where(found, mass, 1.0)[:, None]
     confidence = np.where(found, u * mass, 0.0)
-    return _trusted(targets, confidence, moving.points)
+    return _trusted(means, confidence, moving.points)
 
 
 def _near_pairs(x: FloatArray, y: FloatArray, radius: float, neighbours: int) -> sparse.csr_matrix:
@@ -99,8 +122,9 @@ def _near_pairs(x: FloatArray, y: FloatArray, radius: float, neighbours: int) ->
     return sparse.csr_matrix((values, (rows, index[near])), shape=(len(x), len(y)))
 
 
-def _trusted(targets: FloatArray, confidence: FloatArray, points: FloatArray) -> Match:
+def _trusted(means: FloatArray, confidence: FloatArray, points: FloatArray) -> Match:
     """Leave points without a finite target where they are, with no confidence."""
-    good = np.isfinite(targets).all(axis=1) & np.isfinite(confidence)
-    targets = np.where(good[:, None], targets, points)
-    return Match(targets, np.where(good, np.clip(confidence, 0.0, 10.0), 0.0))
+    good = np.isfinite(means).all(axis=1) & np.isfinite(confidence)
+    targets = np.where(good[:, None], means[:, :3], points)
+    normals = np.where(good[:, None], means[:, 3:], 0.0)
+    return Match(targets, normals, np.where(good, np.clip(confidence, 0.0, 10.0), 0.0))

@@ -14,19 +14,20 @@ from scipy.spatial import cKDTree
 from otreg.deformations import Affine, Composite, Deformation, Spline
 from otreg.errors import InputError
 from otreg.registration.checks import check_device, check_pair
-from otreg.registration.fitting import SplineFit, fit_affine
-from otreg.registration.matching import match_all_pairs, match_near_pairs
+from otreg.registration.fitting import CoarseFit, FineFit, Residuals, SplineFit, carried, fit_affine
+from otreg.registration.matching import Match, match
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted, Progress
 from otreg.registration.report import finish
 from otreg.registration.result import Registration
 from otreg.registration.sampling import Samples, sample_shape, unit
-from otreg.registration.settings import LEVELS, PRESETS, Settings
+from otreg.registration.settings import COARSE, FINE, PRESETS, FineLevel, Settings
 from otreg.surface import FloatArray, Landmarks, Surface
 
 AFFINE_BLURS = np.geomspace(0.05, 0.015, 6)
 HELD_BACK = 4000
 HELD_BACK_TRUNCATION = 0.1
+FIRST_BLUR_TO_MISFIT = 2.0
 
 
 def register(
@@ -82,8 +83,8 @@ def register(
         raise InputError(f"unknown preset {preset!r}: use one of {', '.join(PRESETS)}")
     chosen = settings if isinstance(settings, Settings) else Settings.from_mapping(settings)
     check_pair(moving, fixed, preset, landmarks)
-    total = 1 + (6 if preset in ("affine", "spline") else 0)
-    total += sum(level.steps for level in LEVELS) if preset == "spline" else 0
+    total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
+    total += COARSE.steps + sum(level.steps for level in FINE) if preset == "spline" else 0
     watch = Progress(total, progress, stop)
     with _threads(threads):
         pipeline = _Pipeline(moving, fixed, chosen, check_device(device), seed, watch)
@@ -132,6 +133,8 @@ class _Pipeline:
         self.moving = moving.with_points((moving.points - self.centre) / self.length)
         self.fixed = fixed.with_points((fixed.points - self.centre) / self.length)
         self.grid = moving.diameter / self.length
+        # in units of the squared diameter; a cloud is taken for a surface of about that
+        self.area = float(self.fixed.triangle_areas.sum()) if fixed.has_triangles else 1.0
         self.parts: list[Deformation] = []
         self.stages: list[dict[str, Any]] = []
         self.interrupted = False
@@ -151,11 +154,13 @@ class _Pipeline:
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         self._rigid(preset != "rigid", landmarks)
         self.watch.step("rigid start")
-        if preset in ("affine", "spline"):
+        if preset == "affine":
             self._affine()
         if preset == "spline":
-            for level in LEVELS:
-                self._spline(level)
+            self._coarse_spline()
+            self._refine_samples()
+            for level in FINE:
+                self._fine_spline(level)
 
     def _rigid(self, scaled: bool, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         if landmarks is not None and len(landmarks[0]) >= 3:
@@ -175,64 +180,66 @@ class _Pipeline:
         matrix, translation, current = np.eye(3), np.zeros(3), self.x
         try:
             for blur in AFFINE_BLURS:
-                match = self._match(current, self.y, float(blur), False)
-                a, t = fit_affine(current.points, match, current.weights)
+                found = self._match(current, float(blur))
+                a, t = fit_affine(current.points, found, current.weights)
                 matrix, translation = a @ matrix, a @ translation + t
                 current = _linear(self.x, matrix, translation)
-                self.watch.step("affine", self.length * _residual(current, match))
+                self.watch.step("affine", self.length * _residual(current, found))
         finally:
             held = _linear(self.held_x, matrix, translation)
             if self._accept("affine", held, self._affine_map(matrix, translation, "affine")):
                 self.x = current
 
-    def _spline(self, level: Any) -> None:
-        fine = level.kernel != "gaussian"
-        if fine and len(self.x.points) == self.settings.points:
-            self._refine_samples()
-        fit = SplineFit(self.x, level, self.settings.control_points, self.settings.stiffness)
-        current, name = self.x, f"spline {level.width * self.length:.3g}"
+    def _coarse_spline(self) -> None:
+        # matching starts at the scale of the misfit that the rigid start left
+        nearest = cKDTree(self.held_y.points).query(self.held_x.points)[0]
+        misfit = float(np.average(nearest, weights=self.held_x.weights))
+        first = max(COARSE.first_blur, FIRST_BLUR_TO_MISFIT * misfit)
+        blurs = np.geomspace(first, COARSE.last_blur, COARSE.steps)
+        fit = CoarseFit(self.x, COARSE, self.settings.control_points, self.settings.stiffness)
+        self._spline("spline", fit, blurs)
+
+    def _fine_spline(self, level: FineLevel) -> None:
+        blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
+        most = 12 * self.settings.control_points
+        fit = FineFit(self.x, self.area, level, most, self.settings.fine_stiffness)
+        self._spline(f"spline {level.width * self.length:.3g}", fit, blurs)
+
+    def _spline(self, name: str, fit: SplineFit, blurs: FloatArray) -> None:
+        """Match and fit in turn; keep the result if the held-back points come closer."""
+        current = self.x
         try:
-            for blur in np.geomspace(level.first_blur, level.last_blur, level.steps):
-                match = self._match(current, self.y, float(blur), fine)
-                fit.update(current, match, float(blur))
-                current = fit.moved()
-                self.unmatched["moving"] = float(np.average(match.confidence < 0.1, weights=current.weights))
-                self.watch.step(name, fit.residual * self.length)
+            for blur in blurs:
+                found = self._match(current, float(blur))
+                residuals = Residuals(current, found, float(blur), self.settings.tangential_weight)
+                fit.update(residuals, found)
+                current = carried(fit.spline(), self.x)
+                self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
+                self.watch.step(name, residuals.distance * self.length)
         finally:
-            spline = Spline(fit.control_points, fit.coefficients, level.width, level.kernel)
-            points = spline.map(self.held_x.points)
-            normals = self.held_x.normals
-            if normals.any():
-                jacobian = spline.jacobian(self.held_x.points)
-                normals = unit(np.linalg.solve(np.swapaxes(jacobian, 1, 2), normals[:, :, None])[:, :, 0])
+            spline = fit.spline()
             part = Spline(
-                fit.control_points * self.length + self.centre,
-                fit.coefficients * self.length,
-                level.width * self.length,
-                level.kernel,
+                spline.control_points * self.length + torch.as_tensor(self.centre),
+                spline.coefficients * self.length,
+                [width * self.length for width in spline.widths],
+                spline.kernel,
+                spline.amplitudes,
             )
-            if self._accept(name, Samples(points, normals, self.held_x.weights), part):
+            if self._accept(name, carried(spline, self.held_x), part):
                 self.x = current
 
     def _refine_samples(self) -> None:
         """More points on both shapes for the fine levels, never fewer than the coarse ones had."""
-        count = min(max(2 * len(self.moving), 8000), self.settings.fine_points)
+        count = min(max(2 * len(self.moving), 2 * self.settings.points), self.settings.fine_points)
         samples = self._sample_moving(count, self.seed + 5)
-        transform = self.transform()
-        there = samples.points * self.length + self.centre
-        points = (transform.map(there) - self.centre) / self.length
-        normals = samples.normals
-        if normals.any():
-            jacobian = transform.jacobian(there)
-            normals = unit(np.linalg.solve(np.swapaxes(jacobian, 1, 2), normals[:, :, None])[:, :, 0])
-        self.x = Samples(points, normals, samples.weights)
+        there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
+        moved = carried(self.transform(), there)
+        self.x = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
         self.y = sample_shape(self.fixed, count, self.seed + 6)
 
-    def _match(self, x: Samples, y: Samples, blur: float, fine: bool) -> Any:
-        reach = self.settings.reach_factor * blur
-        if fine:
-            return match_near_pairs(x, y, blur, reach, self.settings.normal_weight)
-        return match_all_pairs(x, y, blur, reach, self.settings.normal_weight, self.device)
+    def _match(self, x: Samples, blur: float) -> Match:
+        settings = self.settings
+        return match(x, self.y, blur, settings.reach_factor * blur, settings.normal_weight, self.device)
 
     def _held_back(self, moved: Samples) -> float:
         """Truncated mean distance both ways between points that no match has seen, normals included."""
@@ -270,10 +277,11 @@ class _Pipeline:
 
     def absolute(self) -> dict[str, Any]:
         """The lengths behind the relative settings, in the unit of the files."""
-        levels = [dataclasses.asdict(level) for level in LEVELS]
+        levels = [dataclasses.asdict(level) for level in (COARSE, *FINE)]
         for level in levels:
-            for name in ("width", "first_blur", "last_blur", "spacing"):
-                level[name] *= self.length
+            for name, value in level.items():
+                if name != "steps":
+                    level[name] = np.multiply(value, self.length).tolist()
         return {"diameter": self.length, "spline_levels": levels}
 
 

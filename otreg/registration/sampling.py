@@ -62,16 +62,19 @@ def thinned(points: FloatArray, count: int) -> IntArray:
 def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
     """Sample ``count`` points evenly over ``surface``, which is scaled to a diameter near one."""
     rng = np.random.default_rng(seed)
+    exact = count <= 6000
     if surface.has_triangles:
-        triangles, barycentric = surface.sample_barycentric(4 * count, rng)
+        triangles, barycentric = surface.sample_barycentric((20 if exact else 4) * count, rng)
         points = np.einsum("nk,nkd->nd", barycentric, surface.triangle_corners[triangles])
         normals = np.einsum("nk,nkd->nd", barycentric, surface.normals[surface.triangles[triangles]])
         mass = np.full(len(points), 1.0 / len(points))
     else:
-        points, normals = surface.points, np.zeros_like(surface.points)
-        mass = surface.weights / surface.weights.sum()
+        order = rng.permutation(len(surface))
+        points, normals = surface.points[order], np.zeros_like(surface.points)
+        mass = surface.weights[order] / surface.weights.sum()
     features = np.concatenate([points, 0.1 * normals], axis=1)
-    chosen = farthest_points(features, count, seed) if count <= 6000 else thinned(features, count)
+    # a few candidates suffice for even spacing; the areas that become weights want many
+    chosen = farthest_points(features[: 4 * count], count, seed) if exact else thinned(features, count)
     owner = cKDTree(features[chosen]).query(features)[1]
     return Samples(
         points[chosen],

@@ -18,28 +18,35 @@ class Settings:
     Parameters
     ----------
     points : int
-        Points sampled on each shape for the coarse matches; all pairs of them are streamed.
+        Points sampled on each shape for the coarse matches; all pairs of them are streamed while blurs are wide.
     fine_points : int
         Most points on each shape for the fine matches, which look at near pairs only.
     control_points : int
-        Most control points of a spline level.
+        Control points of the coarse spline; a fine one has at most twelve times as many.
     starts : int
         Orientations tried for the rigid start, besides those of the principal axes.
     normal_weight : float
         Weight of unit normals beside positions in the cost of a match.
     reach_factor : float
         Reach over blur. Small values keep mass from sliding along the surface.
+    tangential_weight : float
+        Weight of a residual along the surface, relative to one across it. A match says little about the first:
+        smoothness and the features of the shape decide it.
     stiffness : float
-        Weight of a spline's energy, multiplied by the variance of the residual itself.
+        Weight of the coarse spline's energy, multiplied by the variance of the residual itself.
+    fine_stiffness : float
+        The same for the fine splines.
     """
 
-    points: int = 2500
+    points: int = 4000
     fine_points: int = 20000
-    control_points: int = 1000
+    control_points: int = 500
     starts: int = 120
     normal_weight: float = 0.15
     reach_factor: float = 2.5
-    stiffness: float = 30.0
+    tangential_weight: float = 0.1
+    stiffness: float = 0.2
+    fine_stiffness: float = 30.0
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any] | None) -> Settings:
@@ -66,22 +73,39 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
-    """One kernel width of the spline, matched from ``first_blur`` down to ``last_blur``."""
+class CoarseLevel:
+    """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``.
+
+    The variance expected of each width is proportional to its square: a deformation strains about alike at
+    every scale, so that wide ones are far larger than narrow ones.
+    """
+
+    widths: tuple[float, ...] = (0.6, 0.3, 0.15, 0.08, 0.04)
+    first_blur: float = 0.04
+    last_blur: float = 0.005
+    steps: int = 16
+
+    @property
+    def amplitudes(self) -> tuple[float, ...]:
+        """Prior variance of each width, proportional to width², summing to one."""
+        total = sum(width**2 for width in self.widths)
+        return tuple(width**2 / total for width in self.widths)
+
+
+@dataclasses.dataclass(frozen=True)
+class FineLevel:
+    """One compact kernel on control points ``spacing`` apart, matched from ``first_blur`` to ``last_blur``."""
 
     width: float
+    spacing: float
     first_blur: float
     last_blur: float
-    steps: int
-    kernel: str = "gaussian"
-    spacing: float = 0.0
+    steps: int = 6
 
 
 # stiff and wide first, soft and fine last: the other order locks wrong matches in
-LEVELS = (
-    Level(0.30, 0.06, 0.03, 6),
-    Level(0.12, 0.03, 0.015, 6),
-    Level(0.05, 0.015, 0.007, 6),
-    Level(0.12, 0.007, 0.004, 6, "wendland", 0.030),
-    Level(0.06, 0.004, 0.0025, 6, "wendland", 0.015),
+COARSE = CoarseLevel()
+FINE = (
+    FineLevel(0.12, 0.030, 0.006, 0.004),
+    FineLevel(0.06, 0.015, 0.004, 0.0025),
 )

@@ -45,6 +45,12 @@ def wendland() -> Spline:
     return Spline(rng.normal(size=(12, 3)), 0.1 * rng.normal(size=(12, 3)), 1.8, "wendland")
 
 
+def several_widths() -> Spline:
+    rng = np.random.default_rng(6)
+    coefficients = 0.1 * rng.normal(size=(12, 3))
+    return Spline(rng.normal(size=(12, 3)), coefficients, (1.2, 0.5), amplitudes=(0.8, 0.3))
+
+
 CASES: dict[str, Callable[[], Deformation]] = {
     "identity": Affine.identity,
     "rigid": rigid,
@@ -52,6 +58,7 @@ CASES: dict[str, Callable[[], Deformation]] = {
     "affine": affine,
     "gaussian": gaussian,
     "wendland": wendland,
+    "several widths": several_widths,
     "composite": lambda: Composite([similarity(), gaussian(), wendland(), affine()]),
     "inverse of affine": lambda: affine().inverse,
     "inverse of gaussian": lambda: gaussian().inverse,
