@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from otreg.reductions.blocks import chunks
+from otreg.reductions.blocks import chunks, finite_or_zero
 from otreg.reductions.fused import ABSENT, SINGLE_PRECISION_LIMIT
 
 
@@ -37,6 +37,10 @@ class Block:
     def size(self) -> int:
         """Bytes of the shares."""
         return self.shares.numel() * self.shares.element_size()
+
+    def product(self, weights: Tensor) -> Tensor:
+        """Sum of weights (B, C, V) of the columns by shares, (B, H, V)."""
+        return torch.bmm(weights.transpose(1, 2), self.shares).transpose(1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,21 +76,28 @@ class StoredKernel:
 
     def __call__(self, h: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Reduce over columns; see :func:`otreg.reductions.blocks.log_sum_exp_mean` for the contract."""
-        dtype = self.blocks[0].shares.dtype
-        change = torch.where(torch.isfinite(h), h - self.log_weights, -torch.inf)
-        top = change.max()
-        weights = torch.exp(change - top).to(dtype)[self.column_order] * self.column_counts
-        channels = weights[:, None]
-        if values is not None:
-            channels = torch.cat([channels, channels * values[self.column_order]], dim=1)
-        channels = torch.cat([channels, torch.zeros_like(channels[:1])])
-        sums = channels.new_empty(len(self.row_order), channels.shape[1])
+        dtype, order = self.blocks[0].shares.dtype, self.column_order
+        change = torch.where(torch.isfinite(h), h - self.log_weights, -torch.inf)[order]
+        change = change.masked_fill_(~self.column_counts, -torch.inf)
+        change = torch.cat([change, change.new_full((1,), -torch.inf)])
+        channels = None if values is None else torch.cat([values[order], values[:1]])
+        width = 0 if values is None else values.shape[1]
+        tops = change.new_empty(len(self.row_order))
+        sums = torch.empty(len(self.row_order), 1 + width, dtype=dtype, device=h.device)
         for block in self.blocks:
-            given = channels[block.columns].transpose(1, 2)
-            sums[block.rows] = torch.bmm(given, block.shares).transpose(1, 2)
+            # what all columns of a block have gained is taken out, so that nothing over- or underflows
+            gained = change[block.columns]
+            top = finite_or_zero(gained.amax(dim=1, keepdim=True))
+            weights = torch.exp(gained - top).to(dtype)[:, :, None]
+            if channels is not None:
+                weights = torch.cat([weights, weights * channels[block.columns]], dim=2)
+            sums[block.rows] = block.product(weights)
+            tops[block.rows] = top
         result = sums.new_empty(len(self.level), sums.shape[1])
         result[self.row_order] = sums
-        log_sum = self.level + top + result[:, 0].double().log()
+        log_sum = self.level.clone()
+        log_sum[self.row_order] = self.level[self.row_order] + tops
+        log_sum += result[:, 0].double().log()
         return log_sum, None if values is None else (result[:, 1:] / result[:, :1]).to(values.dtype)
 
 

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from otreg.reductions.blocks import chunks
 from otreg.reductions.fused import ABSENT
 from otreg.reductions.stored import Block, StoredKernel
 from otreg.reductions.tree import Tree, build_tree
 
 LOG_2 = math.log(2.0)
 
-TILE = 64
+TILE = 32
 """Rows in a tile, about: fewer cut closer, more waste less time on preparing the columns."""
 
 
@@ -54,7 +53,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A batch made ready: its scores are ``log(2) keys @ queriesᵀ + constant``.
+    """A batch made ready: its scores are ``log(2) queries @ keysᵀ + constant``.
 
     ``queries`` (B, H, D+1) and ``keys`` (B, C, D+1), float32 where that is exact enough; ``constant``
     (B, H), float64.
@@ -105,6 +104,7 @@ def reduce_tiles(
     values: Tensor | None = None,
     room: int = 0,
     least_share: float = 0.0,
+    bound: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, StoredKernel | None]:
     """Sum over the leaves that each tile keeps.
 
@@ -118,6 +118,8 @@ def reduce_tiles(
         Bytes that stored shares may take.
     least_share : float
         Columns of which no row of a tile takes more than this share are not stored.
+    bound : Tensor, shape (tiles, groups of leaves), optional
+        Where some shares of a leaf are not stored, the logarithm of the largest sum of them is entered here.
 
     Returns
     -------
@@ -126,70 +128,72 @@ def reduce_tiles(
     stored : StoredKernel or None
         None where there is not room enough.
     """
-    order, height = rows.tree.order, rows.tiles.shape[1]
+    tree, order, height = columns.tree, rows.tree.order, rows.tiles.shape[1]
     width = 0 if values is None else values.shape[1]
-    channels = None
-    if values is not None:
-        channels = values[columns.tree.order].reshape(columns.tree.leaves, -1, width)
-        channels = torch.cat([channels, channels[:1]])
-    top = h.new_empty(rows.tiles.shape[:2])
-    sums = h.new_empty(*rows.tiles.shape[:2], 1 + width)
+    channels = None if values is None else torch.cat([values[tree.order], values[:1]])
+    top, sums = h.new_empty(rows.tiles.shape[:2]), h.new_empty(*rows.tiles.shape[:2], 1 + width)
     stored: list[Block] | None = [] if room else None
     for part in prepare(rows, columns, batches, level, barycentre, h, eps):
-        tiles, block = part.batch.tiles, BlockInTheMaking(part.batch, columns, height)
-        for some in chunks(len(tiles), part.keys.shape[1] * height):
-            # base 2: its exponential is the faster one
-            scores = torch.bmm(part.keys[some], part.queries[some].transpose(1, 2))
-            highest = scores.amax(dim=1)
-            shares = scores.sub_(highest[:, None]).exp2_()
-            top[tiles[some]] = highest.double() * LOG_2 + part.constant[some]
-            sums[tiles[some], :, 0] = shares.sum(dim=1).double()
-            if channels is not None:
-                given = channels[part.batch.leaves[some]].reshape(len(shares), -1, width).to(shares.dtype)
-                sums[tiles[some], :, 1:] = torch.bmm(given.transpose(1, 2), shares).transpose(1, 2).double()
-            if stored is not None:
-                block.add(some, shares, least_share)
+        block, highest = make_block(part, rows, columns, least_share, bound)
+        top[part.batch.tiles] = highest
+        weights = block.shares.new_ones(*block.columns.shape, 1)
+        if channels is not None:
+            weights = torch.cat([weights, channels[block.columns]], dim=2)
+        sums[part.batch.tiles] = block.product(weights).double()
         if stored is not None:
-            made = block.finish(rows.points.dtype)
-            room -= made.size
-            stored = [*stored, made] if room >= 0 else None
+            room -= block.size
+            stored = [*stored, block] if room >= 0 else None
     highest, total = h.new_empty(len(rows.points)), h.new_empty(len(rows.points), 1 + width)
     highest[order], total[order] = top.reshape(-1), sums.reshape(-1, 1 + width)
     log_sum = highest + total[:, 0].log()
     mean = None if values is None else (total[:, 1:] / total[:, :1]).to(values.dtype)
     if stored is None:
         return log_sum, mean, None
-    tree = columns.tree
     return log_sum, mean, StoredKernel(stored, h, highest, order, tree.order, ~tree.repeated)
 
 
-class BlockInTheMaking:
-    """Collects the columns that matter, tile by tile."""
+def make_block(
+    part: Prepared, rows: Cloud, columns: Cloud, least_share: float, bound: Tensor | None
+) -> tuple[Block, Tensor]:
+    """Shares of the columns that matter, relative to the largest of each row, whose score (B, H) comes along.
 
-    def __init__(self, batch: Batch, columns: Cloud, height: int) -> None:
-        self.batch, self.size, self.height = batch, columns.tree.leaf_size, height
-        self.nothing = columns.tree.leaves * self.size
-        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, some: slice, shares: Tensor, least: float) -> None:
-        """Keep the columns of these tiles that have a share above the least in some row; (B, C, H)."""
-        matters = shares.amax(dim=2) > least
-        inside = torch.arange(self.size, device=shares.device)
+    Exponentials are slow (and slowest where they underflow): columns are left out before.
+    """
+    leaves, height, size = part.batch.leaves, rows.tiles.shape[1], columns.tree.leaf_size
+    nothing, least = columns.tree.leaves * size, math.log2(least_share)
+    tops, counts, kept, kept_shares = [], [], [], []
+    largest = part.keys.new_empty(part.keys.shape[:2])
+    # tile by tile: what is at hand stays in the fastest caches
+    for tile, (queries, keys) in enumerate(zip(part.queries, part.keys, strict=True)):
+        scores = queries @ keys.T
+        tops.append(scores.amax(dim=1))
+        largest[tile] = scores.sub_(tops[-1][:, None]).amax(dim=0)
+        kept.append((largest[tile] > least).nonzero()[:, 0])
+        counts.append(len(kept[-1]))
+        kept_shares.append(scores.index_select(1, kept[-1]).exp2_())
+    # one rectangle for all tiles, filled up with the place that stands for nothing
+    chosen = torch.full((len(leaves), max(counts)), nothing, device=leaves.device)
+    shares = torch.zeros(*chosen.shape, height, dtype=rows.points.dtype, device=leaves.device)
+    for tile, (columns_kept, kept_share) in enumerate(zip(kept, kept_shares, strict=True)):
+        shares[tile, : counts[tile]] = kept_share.T
+        places = leaves[tile, columns_kept // size] * size + columns_kept % size
         # all places of the leaf of absent points are one
-        places = (self.batch.leaves[some][:, :, None] * self.size + inside).flatten(1)
-        self.kept.append((matters.sum(dim=1), places.clamp_max_(self.nothing)[matters], shares[matters]))
+        chosen[tile, : counts[tile]] = places.clamp_max_(nothing)
+    if bound is not None:
+        left_out = largest.masked_fill_(largest > least, -torch.inf).reshape(*leaves.shape, size).amax(dim=2)
+        _enter(bound, part.batch, left_out * LOG_2 + math.log(size), columns.tree.leaves)
+    places_of_rows = part.batch.tiles[:, None] * height + torch.arange(height, device=leaves.device)
+    return Block(places_of_rows, chosen, shares), torch.stack(tops).double() * LOG_2 + part.constant
 
-    def finish(self, dtype: torch.dtype) -> Block:
-        """One rectangle for all tiles, filled up with the place that stands for nothing."""
-        counts = torch.cat([count for count, _, _ in self.kept])
-        place = torch.arange(int(counts.max()), device=counts.device)
-        taken = place < counts[:, None]
-        columns = torch.full(taken.shape, self.nothing, device=counts.device)
-        columns[taken] = torch.cat([places for _, places, _ in self.kept])
-        shares = torch.zeros(*taken.shape, self.height, dtype=dtype, device=counts.device)
-        shares[taken] = torch.cat([shares for _, _, shares in self.kept]).to(dtype)
-        rows = self.batch.tiles[:, None] * self.height + torch.arange(self.height, device=counts.device)
-        return Block(rows, columns, shares)
+
+def _enter(bound: Tensor, batch: Batch, left_out: Tensor, leaves: int) -> None:
+    """Raise the bounds of groups of leaves to what was left out of these leaves."""
+    groups = bound[batch.tiles]
+    together = leaves // groups.shape[1]
+    # the leaf of absent points is none
+    groups = torch.cat([groups, groups[:, :1]], dim=1)
+    groups.scatter_reduce_(1, batch.leaves // together, left_out.to(bound.dtype), "amax")
+    bound[batch.tiles] = groups[:, :-1]
 
 
 def prepare(

@@ -8,9 +8,9 @@ x is at most
 ``exp(h_j - |y_j - c|²/(2 eps) + Σ_k r_k |y_jk - m_k| / eps - ℓ)``.
 
 Leaves whose points together stay below ``accuracy / number of leaves`` are left out: the relative error of a
-row is then at most ``accuracy``. No earlier potential enters the bound. As h changes by less than a margin,
-up to a constant, the choice stays valid with the margin added, so it is made anew only when h has moved
-further.
+row is then at most ``accuracy``. No earlier potential enters the bound. The choice is made with a margin, and
+stays valid while no log-weight has gained more than that against the sums around it: the bounds tell, tile by
+tile, so that a change which is smooth over the range of the blur is no reason to choose anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from otreg.reductions.blocks import chunks
 from otreg.reductions.engines import Engine
 from otreg.reductions.fused import ABSENT, attention
 from otreg.reductions.stored import StoredKernel, store_all
@@ -33,8 +34,17 @@ SMALLEST_PROBLEM = 4_000_000
 LARGEST_SHARE = 0.5
 """Share of the pairs above which all of them are summed by the dense engine."""
 
-MARGIN = 10.0
-"""How far log-weights may move, up to a constant, before the choice of leaves is made anew."""
+MARGIN = 20.0
+"""How far log-weights may move against those around them before the choice of leaves is made anew."""
+
+DENSE_MARGIN = 50.0
+"""How far they may move where the shares of all pairs are stored."""
+
+PAIRS_LOOKED_AT = 1 << 23
+"""Most pairs looked at to tell whether bounds are too cautious."""
+
+BOUNDS_KEPT = 1 << 21
+"""Most bounds kept to tell whether a choice still holds."""
 
 SINGLE_PRECISION_LIMIT = 1024.0
 """Largest ``radius · reach / eps`` of a tile for which float32 is exact enough: measured error below 1e-3."""
@@ -54,17 +64,34 @@ class Choice:
     """Which leaves each tile keeps; ``batches`` is None when all pairs are to be summed.
 
     ``level`` and ``barycentre`` are the log-sum-exp and the barycentre at the centres of the tiles, for the
-    log-weights ``h``. ``log_sum`` is that of all rows, once it has been taken, and ``stored`` the shares,
-    once they are worth storing.
+    log-weights ``h``. ``bound`` (tiles, groups of leaves) is the logarithm of the largest share of a row's
+    sum that was left out. ``log_sum`` is that of all rows, and ``stored`` holds the shares where they fit.
     """
 
     h: Tensor
     batches: list[Batch] | None = None
     level: Tensor | None = None
     barycentre: Tensor | None = None
+    bound: Tensor | None = None
+    exact: Tensor | None = None
     share: float = 1.0
     log_sum: Tensor | None = None
     stored: StoredKernel | None = None
+
+    def refine(self, rows: Cloud, columns: Cloud, tiles: Tensor, groups: Tensor, eps: float) -> Tensor:
+        """Put the true shares in the place of some bounds; returns them."""
+        assert self.bound is not None and self.exact is not None and self.log_sum is not None
+        count, height = len(tiles), rows.tiles.shape[1]
+        x = rows.tiles[tiles]
+        y = columns.sorted.reshape(self.bound.shape[1], -1, x.shape[2])[groups]
+        log_sum = self.log_sum[rows.tree.order].reshape(-1, height)[tiles]
+        logs = leaf_logs(columns, self.h).reshape(self.bound.shape[1], -1)[groups]
+        scores = logs[:, None, :] - log_sum[:, :, None]
+        for axis in range(x.shape[2]):
+            scores.sub_((x[:, :, None, axis] - y[:, None, :, axis]).square_(), alpha=0.5 / eps)
+        refined = scores.reshape(count, -1).amax(dim=1).add_(math.log(y.shape[1])).float()
+        self.bound[tiles, groups], self.exact[tiles, groups] = refined, True
+        return refined
 
 
 class TruncatedEngine:
@@ -97,22 +124,19 @@ class TruncatedEngine:
         if len(x) == 0 or not bool(torch.isfinite(h).any()):
             return self.dense(x, y, h, eps, values)
         key = (self._key(x), self._key(y))
-        made_for, choice = self._choices.get(key, (eps, None))
-        new = choice is None or made_for != eps or not _still_good(choice, h)
-        if choice is None or new:
-            large = len(x) * len(y) >= SMALLEST_PROBLEM
-            choice = _choose(self._cloud(x), self._cloud(y), h, eps, self.accuracy) if large else Choice(h)
-            self._choices[key] = (eps, choice)
-        if choice.stored is not None:
-            return choice.stored(h, values)
-        if choice.batches is not None:
-            return self._reduce(choice, x, y, h, eps, values, new)
-        if choice.log_sum is not None and len(x) * len(y) * x.element_size() <= self.memory:
-            choice.stored = store_all(x, y, choice.h, choice.log_sum, eps)
-            self._make_room(choice)
-            return choice.stored(h, values)
-        logs, mean = self.dense(x, y, h, eps, values)
-        choice.log_sum = logs if new else None
+        made_for, choice = self._choices.get(key, (0.0, None))
+        if choice is not None and made_for == eps:
+            logs, mean = self._again(choice, x, y, h, eps, values)
+            if self._still_good(choice, x, y, h, eps, logs):
+                return logs, mean
+        large = len(x) * len(y) >= SMALLEST_PROBLEM
+        choice = _choose(self._cloud(x), self._cloud(y), h, eps, self.accuracy) if large else Choice(h)
+        self._choices[key] = (eps, choice)
+        if choice.batches is None:
+            logs, mean = self.dense(x, y, h, eps, values)
+        else:
+            logs, mean = self._reduce(choice, x, y, h, eps, values, self.memory)
+        choice.log_sum = logs
         return logs, mean
 
     def tree(self, points: Tensor) -> Tree:
@@ -137,21 +161,68 @@ class TruncatedEngine:
             self._clouds[key] = make_cloud(points.detach())
         return self._clouds[key]
 
-    def _reduce(
-        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None, new: bool
+    def _again(
+        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Sum over the chosen leaves; a new choice is stored, if there is room."""
+        """Sum over the pairs of an earlier choice."""
+        if choice.batches is None and choice.stored is None:
+            assert choice.log_sum is not None
+            if len(x) * len(y) * x.element_size() > self.memory:
+                return self.dense(x, y, h, eps, values)
+            choice.stored = store_all(x, y, choice.h, choice.log_sum, eps)
+            self._make_room(choice)
+        if choice.stored is not None:
+            return choice.stored(h, values)
+        return self._reduce(choice, x, y, h, eps, values, 0)
+
+    def _reduce(
+        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None, room: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum over the chosen leaves, and store their shares if there is room."""
         assert choice.batches is not None and choice.level is not None and choice.barycentre is not None
         rows, columns = self._cloud(x), self._cloud(y)
         # a constant added to h moves all sums alike
         level = choice.level + (h - choice.h)[torch.isfinite(h)].max()
         least = self.accuracy / len(y) * math.exp(-MARGIN)
-        logs, mean, choice.stored = reduce_tiles(
-            rows, columns, choice.batches, level, choice.barycentre, h, eps, values, new * self.memory, least
+        logs, mean, stored = reduce_tiles(
+            rows, columns, choice.batches, level, choice.barycentre, h, eps, values, room, least, choice.bound
         )
-        if choice.stored is not None:
+        if stored is not None:
+            choice.stored = stored
             self._make_room(choice)
         return logs, mean
+
+    def _still_good(
+        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, logs: Tensor
+    ) -> bool:
+        """Whether nothing that a choice leaves out matters for other log-weights.
+
+        What was at most a share s of a row's sum is at most ``s exp(gain of its log-weight - gain of the
+        sum)`` now, and the gain of what was kept is at most that of the sum.
+        """
+        # infinities of both cancel to NaN: they are the points without weight, which stay so
+        gain = torch.where(torch.isfinite(h), h - choice.h, -torch.inf)
+        if bool((gain == torch.inf).any()):
+            return False
+        if choice.bound is None:
+            # all pairs, but of stored shares the tiniest are zero
+            finite = gain[torch.isfinite(gain)]
+            return choice.stored is None or float(finite.max() - finite.min()) < DENSE_MARGIN
+        assert choice.log_sum is not None
+        rows, columns = self._cloud(x), self._cloud(y)
+        row_gain = (logs - choice.log_sum)[rows.tree.order].reshape(len(rows.tiles), -1).amin(dim=1)
+        column_gain = gain[columns.tree.order].reshape(choice.bound.shape[1], -1).amax(dim=1)
+        most = choice.bound + column_gain.float() - row_gain[:, None].float()
+        limit = math.log(self.accuracy / columns.tree.leaves)
+        tiles, groups = (most > limit).nonzero(as_tuple=True)
+        if len(tiles) == 0:
+            return True
+        size = columns.sorted.shape[0] // choice.bound.shape[1] * columns.sorted.shape[1]
+        if bool(choice.exact[tiles, groups].any()) or len(tiles) * rows.tiles.shape[1] * size > PAIRS_LOOKED_AT:
+            return False
+        refined = choice.refine(rows, columns, tiles, groups, eps)
+        gain = (column_gain[groups] - row_gain[tiles]).float()
+        return bool((refined + gain <= limit).all())
 
     def _make_room(self, latest: Choice) -> None:
         """Drop the oldest shares until all fit."""
@@ -164,42 +235,48 @@ class TruncatedEngine:
                 choice.stored = None
 
 
-def _still_good(choice: Choice, h: Tensor) -> bool:
-    """Whether log-weights are within the margin of those of the choice, up to a constant."""
-    # infinities of both cancel to NaN: they are the points without weight, which stay so
-    moved = (h - choice.h)[torch.isfinite(h)]
-    return bool(torch.isfinite(moved).all()) and float(moved.max() - moved.min()) < MARGIN
-
-
 def _choose(rows: Cloud, columns: Cloud, h: Tensor, eps: float, accuracy: float) -> Choice:
-    centres = rows.tile_centre
     level, barycentre = _at_centres(rows, columns, h, eps)
     mass = torch.logsumexp(leaf_logs(columns, h), dim=1)
-    leaves = columns.tree.leaves
-    least = level + math.log(accuracy / leaves) - MARGIN
-    kept, counts, reach = [], [], []
-    step = max(1, BOUNDS_AT_ONCE // leaves)
-    for start in range(0, len(centres), step):
-        part = slice(start, start + step)
-        near, far = torch.zeros_like(mass), torch.zeros_like(mass)
+    leaves, count = columns.tree.leaves, len(level)
+    least = math.log(accuracy / leaves) - MARGIN
+    kept, counts, reach, bound = [], [], [], []
+    # bounds are kept for groups of leaves where there are too many to keep them all
+    together = 1
+    while count * leaves > BOUNDS_KEPT * together and together < leaves:
+        together *= 2
+    # float32 will do: near the threshold, differences of log-weights and distances are small against 1/eps
+    origin, shift = columns.origin, mass.max()
+    mass, threshold = (mass - shift).float(), (level - shift).float()[:, None]
+    centres, middles = (rows.tile_centre - origin).float(), (barycentre - origin).float()
+    lows, highs = (columns.leaf_low - origin).float(), (columns.leaf_high - origin).float()
+    halves = (rows.tile_half / eps).float()
+    for part in chunks(count, leaves, BOUNDS_AT_ONCE):
+        most = mass - threshold[part]
+        far = torch.zeros_like(most)
         for axis in range(centres.shape[1]):
-            here, there = centres[part, axis, None], barycentre[part, axis, None]
-            low, high = columns.leaf_low[:, axis], columns.leaf_high[:, axis]
-            outside = torch.maximum(low - here, here - high)
-            near = near + outside.clamp_min_(0.0).square_()
-            far = far + rows.tile_half[part, axis, None] * torch.maximum(there - low, high - there)
-        most = torch.add(mass, far, alpha=1.0 / eps).sub_(near, alpha=0.5 / eps)
-        keep = most > least[part, None]
+            here, there = centres[part, axis, None], middles[part, axis, None]
+            low, high = lows[:, axis], highs[:, axis]
+            outside = torch.maximum(low - here, here - high).clamp_min_(0.0)
+            most.addcmul_(outside, outside, value=-0.5 / eps)
+            far.addcmul_(torch.maximum(there - low, high - there), halves[part, axis, None])
+        most += far
+        keep = most > least
+        # of what is kept, nothing is left out
+        bound.append(most.masked_fill_(keep, -torch.inf).reshape(len(most), -1, together).amax(dim=2))
         kept.append(keep.nonzero()[:, 1])
         counts.append(keep.sum(dim=1))
         reach.append(far.masked_fill_(~keep, 0.0).amax(dim=1))
-    count = torch.cat(counts)
-    share = float(count.sum()) / (len(centres) * leaves)
+    number = torch.cat(counts)
+    share = float(number.sum()) / (count * leaves)
     batches = None
     if share <= LARGEST_SHARE:
-        single = torch.cat(reach) <= SINGLE_PRECISION_LIMIT * eps
-        batches = _batches(torch.cat(kept), count, single, leaves, columns.tree.leaf_size)
-    return Choice(h, batches, level, barycentre, share)
+        single = torch.cat(reach) <= SINGLE_PRECISION_LIMIT
+        batches = _batches(torch.cat(kept), number, single, leaves, columns.tree.leaf_size)
+    if batches is None:
+        return Choice(h)
+    bounds = torch.cat(bound)
+    return Choice(h, batches, level, barycentre, bounds, bounds == -torch.inf, share)
 
 
 def _at_centres(rows: Cloud, columns: Cloud, h: Tensor, eps: float) -> tuple[Tensor, Tensor]:
