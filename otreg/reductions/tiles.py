@@ -238,5 +238,3 @@ def prepare(
         constant -= (step + centre[:, None]).square().sum(dim=2) / (2.0 * eps)
         dtype = torch.float32 if single else torch.float64
         yield Prepared(batch, (queries / LOG_2).to(dtype), keys.to(dtype), constant + shift[:, None])
-
-

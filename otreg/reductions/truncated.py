@@ -43,7 +43,7 @@ DENSE_MARGIN = 50.0
 PAIRS_LOOKED_AT = 1 << 23
 """Most pairs looked at to tell whether bounds are too cautious."""
 
-BOUNDS_KEPT = 1 << 21
+BOUNDS_KEPT = 1 << 20
 """Most bounds kept to tell whether a choice still holds."""
 
 SINGLE_PRECISION_LIMIT = 1024.0
@@ -55,7 +55,7 @@ BOUNDS_AT_ONCE = 1 << 18
 COLUMNS_AT_ONCE = 1 << 16
 """Columns prepared for one batch of tiles: bounds the memory."""
 
-MEMORY = 96 << 20
+MEMORY = 64 << 20
 """Bytes of shares stored at most."""
 
 
@@ -147,7 +147,7 @@ class TruncatedEngine:
         """Free the stored shares and store no more; trees and choices stay."""
         self.memory = 0
         for _, choice in self._choices.values():
-            choice.stored = choice.log_sum = None
+            choice.stored = None
 
     def _key(self, points: Tensor) -> tuple[int, ...]:
         key = (points.data_ptr(), *points.shape, *points.stride(), points._version)
@@ -192,9 +192,7 @@ class TruncatedEngine:
             self._make_room(choice)
         return logs, mean
 
-    def _still_good(
-        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, logs: Tensor
-    ) -> bool:
+    def _still_good(self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, logs: Tensor) -> bool:
         """Whether nothing that a choice leaves out matters for other log-weights.
 
         What was at most a share s of a row's sum is at most ``s exp(gain of its log-weight - gain of the
@@ -218,7 +216,10 @@ class TruncatedEngine:
         if len(tiles) == 0:
             return True
         size = columns.sorted.shape[0] // choice.bound.shape[1] * columns.sorted.shape[1]
-        if bool(choice.exact[tiles, groups].any()) or len(tiles) * rows.tiles.shape[1] * size > PAIRS_LOOKED_AT:
+        if (
+            bool(choice.exact[tiles, groups].any())
+            or len(tiles) * rows.tiles.shape[1] * size > PAIRS_LOOKED_AT
+        ):
             return False
         refined = choice.refine(rows, columns, tiles, groups, eps)
         gain = (column_gain[groups] - row_gain[tiles]).float()
@@ -318,5 +319,3 @@ def _batches(kept: Tensor, count: Tensor, single: Tensor, nothing: int, leaf_siz
         batches.append(Batch(tiles, leaves, bool(alone[start])))
         start = stop
     return batches
-
-

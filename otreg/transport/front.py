@@ -127,6 +127,9 @@ def solve(
                 _own(plain.own(side), reduce, blurs, init, tol, max_iterations, place)
                 for place, side in enumerate("xy")
             )
+        if isinstance(reduce, TruncatedEngine):
+            # results are kept for long; what they need again is little
+            reduce.forget()
     solved = Solved(plain, solution, reduce)
     value = transport_value(problem.x, problem.y, problem.a, problem.b, solved)
     for side, term in zip("xy", own, strict=False):
