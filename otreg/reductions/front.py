@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from otreg.errors import InputError
+from otreg.reductions import mutual
 from otreg.reductions.checks import (
     as_points,
     as_tensor,
@@ -17,7 +18,6 @@ from otreg.reductions.checks import (
     same_dimension,
     same_kind,
 )
-from otreg.reductions import mutual
 from otreg.reductions.engines import choose, get_engine
 from otreg.reductions.gibbs import gibbs_sum, log_sum
 

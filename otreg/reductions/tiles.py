@@ -128,7 +128,7 @@ def reduce_tiles(
     stored : StoredKernel or None
         None where there is not room enough.
     """
-    tree, order, height = columns.tree, rows.tree.order, rows.tiles.shape[1]
+    tree, order = columns.tree, rows.tree.order
     width = 0 if values is None else values.shape[1]
     channels = None if values is None else torch.cat([values[tree.order], values[:1]])
     top, sums = h.new_empty(rows.tiles.shape[:2]), h.new_empty(*rows.tiles.shape[:2], 1 + width)

@@ -55,7 +55,7 @@ BOUNDS_AT_ONCE = 1 << 18
 COLUMNS_AT_ONCE = 1 << 16
 """Columns prepared for one batch of tiles: bounds the memory."""
 
-MEMORY = 64 << 20
+MEMORY = 96 << 20
 """Bytes of shares stored at most."""
 
 
@@ -184,8 +184,10 @@ class TruncatedEngine:
         # a constant added to h moves all sums alike
         level = choice.level + (h - choice.h)[torch.isfinite(h)].max()
         least = self.accuracy / len(y) * math.exp(-MARGIN)
+        # shares that are not stored may matter later
+        bound = choice.bound if room else None
         logs, mean, stored = reduce_tiles(
-            rows, columns, choice.batches, level, choice.barycentre, h, eps, values, room, least, choice.bound
+            rows, columns, choice.batches, level, choice.barycentre, h, eps, values, room, least, bound
         )
         if stored is not None:
             choice.stored = stored
@@ -206,7 +208,7 @@ class TruncatedEngine:
             # all pairs, but of stored shares the tiniest are zero
             finite = gain[torch.isfinite(gain)]
             return choice.stored is None or float(finite.max() - finite.min()) < DENSE_MARGIN
-        assert choice.log_sum is not None
+        assert choice.log_sum is not None and choice.exact is not None
         rows, columns = self._cloud(x), self._cloud(y)
         row_gain = (logs - choice.log_sum)[rows.tree.order].reshape(len(rows.tiles), -1).amin(dim=1)
         column_gain = gain[columns.tree.order].reshape(choice.bound.shape[1], -1).amax(dim=1)
