@@ -17,8 +17,8 @@ from otreg.reductions.engines import Engine
 from otreg.reductions.fused import SINGLE_PRECISION_LIMIT
 from otreg.reductions.tree import build_tree
 
-ROWS_AT_ONCE, COLUMNS_AT_ONCE = 250, 2000
-"""Pairs at hand at a time: 2 MB of float32, which stay in cache; powers of 2 would collide there."""
+ROWS_AT_ONCE, COLUMNS_AT_ONCE = 500, 2000
+"""Pairs at hand at a time: 4 MB of float32, which stay in cache; powers of 2 would collide there."""
 
 LOWEST = -125.0
 """Least exponent of 2 that is taken for what it is."""

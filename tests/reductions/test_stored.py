@@ -97,5 +97,5 @@ def test_memory_is_bounded_and_given_back() -> None:
     engine.forget()
     before, _ = engine(clouds[3], clouds[0], h, 1e-4)
     assert not any(choice.stored for choice in choices(engine))
-    expected, _ = fused.log_sum_exp_mean(clouds[3], clouds[0], h, 1e-4)
+    expected, _ = fused.log_sum_exp_mean(clouds[3].double(), clouds[0].double(), h, 1e-4)
     assert torch.allclose(before, expected, atol=1e-4)
