@@ -131,9 +131,8 @@ def solve(
                 )
                 for place, side in enumerate("xy")
             )
-        if isinstance(reduce, TruncatedEngine):
-            # results are kept for long; what they need again is little
-            reduce.forget()
+        # results are kept for long; what they need again is little
+        getattr(reduce, "forget", lambda: None)()
     value = transport_value(problem.x, problem.y, problem.a, problem.b, solved)
     for side, term in zip("xy", own, strict=False):
         part = problem.own(side)
