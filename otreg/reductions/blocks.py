@@ -65,9 +65,9 @@ def radial_sum(x: Tensor, y: Tensor, values: Tensor, radial: Callable[[Tensor], 
     return total
 
 
-def chunks(rows: int, columns: int) -> list[slice]:
-    """Slices of rows, each of at most :data:`PAIRS_AT_ONCE` pairs."""
-    step = max(1, PAIRS_AT_ONCE // max(columns, 1))
+def chunks(rows: int, columns: int, pairs: int = PAIRS_AT_ONCE) -> list[slice]:
+    """Slices of rows, each of at most so many pairs (or of one row)."""
+    step = max(1, pairs // max(columns, 1))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 

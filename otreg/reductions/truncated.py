@@ -1,16 +1,16 @@
 """Sums over the pairs that matter: far pairs are left out under a bound.
 
 Rows are cut into tiles and columns into leaves (:mod:`otreg.reductions.tree`). For a tile with centre c and
-radius r, let ℓ be the log-sum-exp at c and m the barycentre there. The log-sum-exp plus |x-c|²/2eps is a
+half widths r, let ℓ be the log-sum-exp at c and m the barycentre there. The log-sum-exp plus |x-c|²/2eps is a
 convex function of x with gradient (m-c)/eps at c, so for every x of the tile the share of y_j in the sum of
 x is at most
 
-``exp(h_j - |y_j - c|²/(2 eps) + r |y_j - m| / eps - ℓ)``.
+``exp(h_j - |y_j - c|²/(2 eps) + Σ_k r_k |y_jk - m_k| / eps - ℓ)``.
 
 Leaves whose points together stay below ``accuracy / number of leaves`` are left out: the relative error of a
-row is then at most ``accuracy``. No earlier potential enters the bound. As h changes by less than a margin,
-up to a constant, the choice stays valid with the margin added, so it is made anew only when h has moved
-further.
+row is then at most ``accuracy``. No earlier potential enters the bound. The choice is made with a margin, and
+stays valid while no log-weight has gained more than that against the sums around it: the bounds tell, tile by
+tile, so that a change which is smooth over the range of the blur is no reason to choose anew.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import math
 import torch
 from torch import Tensor
 
+from otreg.reductions.blocks import chunks
 from otreg.reductions.engines import Engine
-from otreg.reductions.fused import ABSENT, attention, good_width
-from otreg.reductions.tree import Tree, build_tree
+from otreg.reductions.fused import ABSENT, attention
+from otreg.reductions.stored import StoredKernel, store_all
+from otreg.reductions.tiles import Batch, Cloud, leaf_logs, make_cloud, reduce_tiles
+from otreg.reductions.tree import Tree
 
 SMALLEST_PROBLEM = 4_000_000
 """Pairs below which choosing costs more than it saves."""
@@ -31,11 +34,17 @@ SMALLEST_PROBLEM = 4_000_000
 LARGEST_SHARE = 0.5
 """Share of the pairs above which all of them are summed by the dense engine."""
 
-TILE = 64
-"""Rows in a tile, about: fewer cut closer, more waste less time on preparing the columns."""
+MARGIN = 20.0
+"""How far log-weights may move against those around them before the choice of leaves is made anew."""
 
-MARGIN = 3.0
-"""How far log-weights may move, up to a constant, before the choice of leaves is made anew."""
+DENSE_MARGIN = 50.0
+"""How far they may move where the shares of all pairs are stored."""
+
+PAIRS_LOOKED_AT = 1 << 23
+"""Most pairs looked at to tell whether bounds are too cautious."""
+
+BOUNDS_KEPT = 1 << 20
+"""Most bounds kept to tell whether a choice still holds."""
 
 SINGLE_PRECISION_LIMIT = 1024.0
 """Largest ``radius · reach / eps`` of a tile for which float32 is exact enough: measured error below 1e-3."""
@@ -46,56 +55,51 @@ BOUNDS_AT_ONCE = 1 << 18
 COLUMNS_AT_ONCE = 1 << 16
 """Columns prepared for one batch of tiles: bounds the memory."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Cloud:
-    """Points in the order of their tree, in float64, with what the bound needs of leaves and tiles."""
-
-    points: Tensor
-    origin: Tensor
-    tree: Tree
-    sorted: Tensor
-    leaf_low: Tensor
-    leaf_high: Tensor
-    leaf_centre: Tensor
-    leaf_radius: Tensor
-    tiles: Tensor
-    tile_centre: Tensor
-    tile_radius: Tensor
+MEMORY = 96 << 20
+"""Bytes of shares stored at most."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Tiles that keep about equally many leaves.
-
-    ``tiles`` (B,); ``leaves`` (B, K), filled up with the number of leaves, which stands for nothing;
-    ``single``: whether float32 is exact enough.
-    """
-
-    tiles: Tensor
-    leaves: Tensor
-    single: bool
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Choice:
     """Which leaves each tile keeps; ``batches`` is None when all pairs are to be summed.
 
     ``level`` and ``barycentre`` are the log-sum-exp and the barycentre at the centres of the tiles, for the
-    log-weights ``h``.
+    log-weights ``h``. ``bound`` (tiles, groups of leaves) is the logarithm of the largest share of a row's
+    sum that was left out. ``log_sum`` is that of all rows, and ``stored`` holds the shares where they fit.
     """
 
     h: Tensor
-    batches: list[Batch] | None
-    level: Tensor
-    barycentre: Tensor
-    share: float
+    batches: list[Batch] | None = None
+    level: Tensor | None = None
+    barycentre: Tensor | None = None
+    bound: Tensor | None = None
+    exact: Tensor | None = None
+    share: float = 1.0
+    log_sum: Tensor | None = None
+    stored: StoredKernel | None = None
+
+    def refine(self, rows: Cloud, columns: Cloud, tiles: Tensor, groups: Tensor, eps: float) -> Tensor:
+        """Put the true shares in the place of some bounds; returns them."""
+        assert self.bound is not None and self.exact is not None and self.log_sum is not None
+        count, height = len(tiles), rows.tiles.shape[1]
+        x = rows.tiles[tiles]
+        y = columns.sorted.reshape(self.bound.shape[1], -1, x.shape[2])[groups]
+        log_sum = self.log_sum[rows.tree.order].reshape(-1, height)[tiles]
+        logs = leaf_logs(columns, self.h).reshape(self.bound.shape[1], -1)[groups]
+        scores = logs[:, None, :] - log_sum[:, :, None]
+        for axis in range(x.shape[2]):
+            scores.sub_((x[:, :, None, axis] - y[:, None, :, axis]).square_(), alpha=0.5 / eps)
+        refined = scores.reshape(count, -1).amax(dim=1).add_(math.log(y.shape[1])).float()
+        self.bound[tiles, groups], self.exact[tiles, groups] = refined, True
+        return refined
 
 
 class TruncatedEngine:
     """An engine (:data:`otreg.reductions.engines.Engine`) that leaves out pairs of no consequence.
 
-    It remembers trees and choices between calls, so one instance should live as long as one problem.
+    It remembers trees and choices between calls, so one instance should live as long as one problem. Sums
+    asked for again, with log-weights that moved little, are taken from stored shares
+    (:mod:`otreg.reductions.stored`) where these fit in memory.
 
     Parameters
     ----------
@@ -103,115 +107,179 @@ class TruncatedEngine:
         Used where truncation does not pay.
     accuracy : float
         Largest relative error of a sum.
+    memory : int
+        Bytes of shares stored at most.
     """
 
-    def __init__(self, dense: Engine, accuracy: float = 1e-5) -> None:
-        self.dense, self.accuracy = dense, accuracy
+    def __init__(self, dense: Engine, accuracy: float = 1e-5, memory: int = MEMORY) -> None:
+        self.dense, self.accuracy, self.memory = dense, accuracy, memory
+        self._points: dict[tuple[int, ...], Tensor] = {}
         self._clouds: dict[tuple[int, ...], Cloud] = {}
-        self._choices: dict[tuple[int, int], tuple[float, Choice]] = {}
+        self._choices: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, Choice]] = {}
 
     def __call__(
         self, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Reduce over j; see :func:`otreg.reductions.blocks.log_sum_exp_mean` for the contract."""
-        if len(x) * len(y) < SMALLEST_PROBLEM or not bool(torch.isfinite(h).any()):
+        if len(x) == 0 or not bool(torch.isfinite(h).any()):
             return self.dense(x, y, h, eps, values)
-        rows, columns = self._cloud(x), self._cloud(y)
-        choice = self._choice(rows, columns, h, eps)
+        key = (self._key(x), self._key(y))
+        made_for, choice = self._choices.get(key, (0.0, None))
+        if choice is not None and made_for == eps:
+            logs, mean = self._again(choice, x, y, h, eps, values)
+            if self._still_good(choice, x, y, h, eps, logs):
+                return logs, mean
+        large = len(x) * len(y) >= SMALLEST_PROBLEM
+        choice = _choose(self._cloud(x), self._cloud(y), h, eps, self.accuracy) if large else Choice(h)
+        self._choices[key] = (eps, choice)
         if choice.batches is None:
-            return self.dense(x, y, h, eps, values)
-        return _reduce(rows, columns, choice, h, eps, values)
+            logs, mean = self.dense(x, y, h, eps, values)
+        else:
+            logs, mean = self._reduce(choice, x, y, h, eps, values, self.memory)
+        choice.log_sum = logs
+        return logs, mean
 
     def tree(self, points: Tensor) -> Tree:
         """The tree of these points, built once."""
         return self._cloud(points).tree
 
-    def _cloud(self, points: Tensor) -> Cloud:
+    def forget(self) -> None:
+        """Free the stored shares and store no more; trees and choices stay."""
+        self.memory = 0
+        for _, choice in self._choices.values():
+            choice.stored = None
+
+    def _key(self, points: Tensor) -> tuple[int, ...]:
         key = (points.data_ptr(), *points.shape, *points.stride(), points._version)
+        # kept, so that no other points take the same place in memory
+        self._points.setdefault(key, points.detach())
+        return key
+
+    def _cloud(self, points: Tensor) -> Cloud:
+        key = self._key(points)
         if key not in self._clouds:
-            self._clouds[key] = _cloud(points.detach())
+            self._clouds[key] = make_cloud(points.detach())
         return self._clouds[key]
 
-    def _choice(self, rows: Cloud, columns: Cloud, h: Tensor, eps: float) -> Choice:
-        key = (id(rows), id(columns))
-        if key in self._choices:
-            made_for, choice = self._choices[key]
-            # infinities of both cancel to NaN: they are the points without weight, which stay so
-            moved = (h - choice.h)[torch.isfinite(h)]
-            if (
-                made_for == eps
-                and bool(torch.isfinite(moved).all())
-                and float(moved.max() - moved.min()) < MARGIN
-            ):
-                return choice
-        choice = _choose(rows, columns, h, eps, self.accuracy)
-        self._choices[key] = (eps, choice)
-        return choice
+    def _again(
+        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum over the pairs of an earlier choice."""
+        if choice.batches is None and choice.stored is None:
+            assert choice.log_sum is not None
+            if len(x) * len(y) * x.element_size() > self.memory:
+                return self.dense(x, y, h, eps, values)
+            choice.stored = store_all(x, y, choice.h, choice.log_sum, eps)
+            self._make_room(choice)
+        if choice.stored is not None:
+            return choice.stored(h, values)
+        return self._reduce(choice, x, y, h, eps, values, 0)
 
+    def _reduce(
+        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None, room: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum over the chosen leaves, and store their shares if there is room."""
+        assert choice.batches is not None and choice.level is not None and choice.barycentre is not None
+        rows, columns = self._cloud(x), self._cloud(y)
+        # a constant added to h moves all sums alike
+        level = choice.level + (h - choice.h)[torch.isfinite(h)].max()
+        least = self.accuracy / len(y) * math.exp(-MARGIN)
+        # shares that are not stored may matter later
+        bound = choice.bound if room else None
+        logs, mean, stored = reduce_tiles(
+            rows, columns, choice.batches, level, choice.barycentre, h, eps, values, room, least, bound
+        )
+        if stored is not None:
+            choice.stored = stored
+            self._make_room(choice)
+        return logs, mean
 
-def _cloud(points: Tensor) -> Cloud:
-    tree = build_tree(points)
-    ordered = points[tree.order].double()
-    leaves = ordered.reshape(tree.leaves, tree.leaf_size, -1)
-    low, high = leaves.amin(dim=1), leaves.amax(dim=1)
-    centre = 0.5 * (low + high)
-    radius = (leaves - centre[:, None]).square().sum(dim=2).amax(dim=1).sqrt()
-    together = 1 << max(0, min(tree.depth, round(math.log2(TILE / tree.leaf_size))))
-    tiles = ordered.reshape(tree.leaves // together, -1, points.shape[1])
-    tile_centre = 0.5 * (tiles.amin(dim=1) + tiles.amax(dim=1))
-    tile_radius = (tiles - tile_centre[:, None]).square().sum(dim=2).amax(dim=1).sqrt()
-    return Cloud(
-        points,
-        points.mean(dim=0, dtype=torch.float64),
-        tree,
-        leaves,
-        low,
-        high,
-        centre,
-        radius,
-        tiles,
-        tile_centre,
-        tile_radius,
-    )
+    def _still_good(self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, logs: Tensor) -> bool:
+        """Whether nothing that a choice leaves out matters for other log-weights.
 
+        What was at most a share s of a row's sum is at most ``s exp(gain of its log-weight - gain of the
+        sum)`` now, and the gain of what was kept is at most that of the sum.
+        """
+        # infinities of both cancel to NaN: they are the points without weight, which stay so
+        gain = torch.where(torch.isfinite(h), h - choice.h, -torch.inf)
+        if bool((gain == torch.inf).any()):
+            return False
+        if choice.bound is None:
+            # all pairs, but of stored shares the tiniest are zero
+            finite = gain[torch.isfinite(gain)]
+            return choice.stored is None or float(finite.max() - finite.min()) < DENSE_MARGIN
+        assert choice.log_sum is not None and choice.exact is not None
+        rows, columns = self._cloud(x), self._cloud(y)
+        row_gain = (logs - choice.log_sum)[rows.tree.order].reshape(len(rows.tiles), -1).amin(dim=1)
+        column_gain = gain[columns.tree.order].reshape(choice.bound.shape[1], -1).amax(dim=1)
+        most = choice.bound + column_gain.float() - row_gain[:, None].float()
+        limit = math.log(self.accuracy / columns.tree.leaves)
+        tiles, groups = (most > limit).nonzero(as_tuple=True)
+        if len(tiles) == 0:
+            return True
+        size = columns.sorted.shape[0] // choice.bound.shape[1] * columns.sorted.shape[1]
+        if (
+            bool(choice.exact[tiles, groups].any())
+            or len(tiles) * rows.tiles.shape[1] * size > PAIRS_LOOKED_AT
+        ):
+            return False
+        refined = choice.refine(rows, columns, tiles, groups, eps)
+        gain = (column_gain[groups] - row_gain[tiles]).float()
+        return bool((refined + gain <= limit).all())
 
-def _leaf_logs(columns: Cloud, h: Tensor) -> Tensor:
-    """Log-weights by leaf, (L, S), repetitions left out."""
-    ordered = h[columns.tree.order].masked_fill(columns.tree.repeated, -torch.inf)
-    return ordered.reshape(columns.tree.leaves, -1)
+    def _make_room(self, latest: Choice) -> None:
+        """Drop the oldest shares until all fit."""
+        size = sum(choice.stored.size for _, choice in self._choices.values() if choice.stored is not None)
+        for _, choice in self._choices.values():
+            if size <= self.memory:
+                break
+            if choice.stored is not None and choice is not latest:
+                size -= choice.stored.size
+                choice.stored = None
 
 
 def _choose(rows: Cloud, columns: Cloud, h: Tensor, eps: float, accuracy: float) -> Choice:
-    centres = rows.tile_centre
     level, barycentre = _at_centres(rows, columns, h, eps)
-    mass = torch.logsumexp(_leaf_logs(columns, h), dim=1)
-    leaves = columns.tree.leaves
-    least = level + math.log(accuracy / leaves) - MARGIN
-    kept, counts, reach = [], [], []
-    step = max(1, BOUNDS_AT_ONCE // leaves)
-    for start in range(0, len(centres), step):
-        part = slice(start, start + step)
-        near, far = torch.zeros_like(mass), torch.zeros_like(mass)
+    mass = torch.logsumexp(leaf_logs(columns, h), dim=1)
+    leaves, count = columns.tree.leaves, len(level)
+    least = math.log(accuracy / leaves) - MARGIN
+    kept, counts, reach, bound = [], [], [], []
+    # bounds are kept for groups of leaves where there are too many to keep them all
+    together = 1
+    while count * leaves > BOUNDS_KEPT * together and together < leaves:
+        together *= 2
+    # float32 will do: near the threshold, differences of log-weights and distances are small against 1/eps
+    origin, shift = columns.origin, mass.max()
+    mass, threshold = (mass - shift).float(), (level - shift).float()[:, None]
+    centres, middles = (rows.tile_centre - origin).float(), (barycentre - origin).float()
+    lows, highs = (columns.leaf_low - origin).float(), (columns.leaf_high - origin).float()
+    halves = (rows.tile_half / eps).float()
+    for part in chunks(count, leaves, BOUNDS_AT_ONCE):
+        most = mass - threshold[part]
+        far = torch.zeros_like(most)
         for axis in range(centres.shape[1]):
-            here = centres[part, axis, None]
-            outside = torch.maximum(columns.leaf_low[:, axis] - here, here - columns.leaf_high[:, axis])
-            near = near + outside.clamp_min_(0.0).square_()
-            far = far + (columns.leaf_centre[:, axis] - barycentre[part, axis, None]).square_()
-        far = far.sqrt_() + columns.leaf_radius
-        most = torch.addcmul(mass, far, rows.tile_radius[part, None], value=1.0 / eps).sub_(
-            near, alpha=0.5 / eps
-        )
-        keep = most > least[part, None]
+            here, there = centres[part, axis, None], middles[part, axis, None]
+            low, high = lows[:, axis], highs[:, axis]
+            outside = torch.maximum(low - here, here - high).clamp_min_(0.0)
+            most.addcmul_(outside, outside, value=-0.5 / eps)
+            far.addcmul_(torch.maximum(there - low, high - there), halves[part, axis, None])
+        most += far
+        keep = most > least
+        # of what is kept, nothing is left out
+        bound.append(most.masked_fill_(keep, -torch.inf).reshape(len(most), -1, together).amax(dim=2))
         kept.append(keep.nonzero()[:, 1])
         counts.append(keep.sum(dim=1))
         reach.append(far.masked_fill_(~keep, 0.0).amax(dim=1))
-    count = torch.cat(counts)
-    share = float(count.sum()) / (len(centres) * leaves)
+    number = torch.cat(counts)
+    share = float(number.sum()) / (count * leaves)
     batches = None
     if share <= LARGEST_SHARE:
-        single = torch.cat(reach) * rows.tile_radius <= SINGLE_PRECISION_LIMIT * eps
-        batches = _batches(torch.cat(kept), count, single, leaves, columns.tree.leaf_size)
-    return Choice(h, batches, level, barycentre, share)
+        single = torch.cat(reach) <= SINGLE_PRECISION_LIMIT
+        batches = _batches(torch.cat(kept), number, single, leaves, columns.tree.leaf_size)
+    if batches is None:
+        return Choice(h)
+    bounds = torch.cat(bound)
+    return Choice(h, batches, level, barycentre, bounds, bounds == -torch.inf, share)
 
 
 def _at_centres(rows: Cloud, columns: Cloud, h: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -253,66 +321,3 @@ def _batches(kept: Tensor, count: Tensor, single: Tensor, nothing: int, leaf_siz
         batches.append(Batch(tiles, leaves, bool(alone[start])))
         start = stop
     return batches
-
-
-def _reduce(
-    rows: Cloud, columns: Cloud, choice: Choice, h: Tensor, eps: float, values: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Sum over the chosen leaves.
-
-    With centre c and barycentre m of a tile, ``x·y = (x-c)·(y-m) + (x-c)·m + c·y``: the first part is small
-    for all pairs that matter, which is what float32 needs; the second belongs to the row and the third to
-    the column, and both are added in float64.
-    """
-    dtype, dimension, size = rows.points.dtype, rows.points.shape[1], columns.tree.leaf_size
-    origin = columns.origin
-    places = columns.sorted - origin
-    logs = _leaf_logs(columns, h) - places.square().sum(dim=2) / (2.0 * eps)
-    packed = torch.cat([places, logs.clamp_min_(ABSENT)[:, :, None]], dim=2)
-    # one more leaf, of absent points, stands where a tile keeps fewer leaves than its batch
-    nothing = packed[:1].clone()
-    nothing[:, :, -1] = ABSENT
-    packed = torch.cat([packed, nothing])
-    channels = None
-    if values is not None:
-        channels = values[columns.tree.order].reshape(-1, size, values.shape[1])
-        channels = torch.cat([channels, channels[:1]])
-    moved = (h - choice.h)[torch.isfinite(h)].max()
-    count, height = rows.tiles.shape[:2]
-    log_sum = h.new_empty(count, height)
-    mean = None if values is None else values.new_empty(count, height, values.shape[1])
-    for batch in choice.batches or []:
-        tiles, number = batch.tiles, len(batch.tiles)
-        compute = torch.float32 if dtype == torch.float32 and batch.single else torch.float64
-        width = good_width(dimension + 1, compute)
-        centre, barycentre = rows.tile_centre[tiles] - origin, choice.barycentre[tiles] - origin
-        shift = choice.level[tiles] + centre.square().sum(dim=1) / (2.0 * eps) + moved
-        # keys ((y - m)/eps, log-weight + c·y/eps - shift) as one affine map of (y, log-weight)
-        turn = torch.zeros(number, dimension + 1, dimension + 1, dtype=torch.float64, device=h.device)
-        turn.diagonal(dim1=1, dim2=2).fill_(1.0 / eps)
-        turn[:, :dimension, dimension] = centre / eps
-        turn[:, dimension, dimension] = 1.0
-        offset = torch.cat([barycentre / eps, shift[:, None]], dim=1)
-        near = packed[batch.leaves].reshape(number, -1, dimension + 1)
-        keys = torch.zeros(number, near.shape[1], width, dtype=compute, device=h.device)
-        keys[:, :, : dimension + 1] = torch.baddbmm(offset[:, None], near, turn, beta=-1.0)
-        step = rows.tiles[tiles] - (centre + origin)[:, None]
-        asked = torch.zeros(number, height, width, dtype=compute, device=h.device)
-        asked[:, :, :dimension], asked[:, :, dimension] = step, 1.0
-        given = None
-        if channels is not None:
-            given = channels[batch.leaves].reshape(number, near.shape[1], -1).to(compute)
-        part, part_mean = attention(asked, keys, given)
-        constant = (step * barycentre[:, None]).sum(dim=2) / eps
-        constant -= (step + centre[:, None]).square().sum(dim=2) / (2.0 * eps)
-        log_sum[tiles] = part.double() + constant + shift[:, None]
-        if mean is not None and part_mean is not None:
-            mean[tiles] = part_mean.to(mean.dtype)
-    order = rows.tree.order
-    result = h.new_empty(len(rows.points))
-    result[order] = log_sum.reshape(-1)
-    if mean is None:
-        return result, None
-    averaged = mean.new_empty(len(rows.points), mean.shape[2])
-    averaged[order] = mean.reshape(len(order), -1)
-    return result, averaged

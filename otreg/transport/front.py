@@ -109,6 +109,7 @@ def solve(
     precise = tol < SINGLE_PRECISION_TOLERANCE
     problem = given.at_precision(torch.float64 if precise else given.x.dtype)
     plain = problem.detached()
+    follow = {side: problem.needs_grad and getattr(problem, side).requires_grad for side in "xy"}
     with torch.no_grad():
         start = _initial(init, plain)
         if start_blur is not None:
@@ -121,13 +122,17 @@ def solve(
         if name == "fused":
             reduce = TruncatedEngine(reduce, accuracy=min(1e-5, 1e-2 * tol))
         solution = solve_pair(plain, reduce, blurs, start, tol, max_iterations)
+        solved = Solved(plain, solution, reduce).with_sums(follow["x"], follow["y"])
         own: tuple[Solved, ...] = ()
         if debias:
             own = tuple(
-                _own(plain.own(side), reduce, blurs, init, tol, max_iterations, place)
+                _own(plain.own(side), reduce, blurs, init, tol, max_iterations, place).with_sums(
+                    follow[side], False
+                )
                 for place, side in enumerate("xy")
             )
-    solved = Solved(plain, solution, reduce)
+        # results are kept for long; what they need again is little
+        getattr(reduce, "forget", lambda: None)()
     value = transport_value(problem.x, problem.y, problem.a, problem.b, solved)
     for side, term in zip("xy", own, strict=False):
         part = problem.own(side)

@@ -27,11 +27,27 @@ from otreg.transport.validation import Problem
 
 @dataclasses.dataclass(frozen=True)
 class Solved:
-    """A problem without graph, its solution, and the engine that solved it."""
+    """A problem without graph, its solution, and the engine that solved it.
+
+    ``sums_x`` and ``sums_y`` are what :func:`plan_sums` gives for the rows and columns, where they were taken
+    while the engine still had its shares at hand.
+    """
 
     problem: Problem
     solution: Solution
     reduce: Engine
+    sums_x: Tensor | None = None
+    sums_y: Tensor | None = None
+
+    def with_sums(self, rows: bool, columns: bool) -> Solved:
+        """The same with the sums that first derivatives in the positions of x and y will ask for."""
+        problem, f, g = self.problem, self.solution.f, self.solution.g
+        x, y, a, b, eps = problem.x, problem.y, problem.a, problem.b, problem.eps
+        return dataclasses.replace(
+            self,
+            sums_x=plan_sums(x, y, b, f, g, eps, self.reduce) if rows else None,
+            sums_y=plan_sums(y, x, a, g, f, eps, self.reduce) if columns else None,
+        )
 
 
 def transport_value(x: Tensor, y: Tensor, a: Tensor, b: Tensor, solved: Solved) -> Tensor:
@@ -65,20 +81,21 @@ class _Value(Function):
         x, y, a, b = ctx.saved_tensors
         solved: Solved = ctx.solved
         problem = solved.problem
-        f, g = solved.solution.f, solved.solution.g
+        f, g, sums_x, sums_y = solved.solution.f, solved.solution.g, solved.sums_x, solved.sums_y
         if torch.is_grad_enabled():
             f, g = attached_potentials(x, y, a, b, solved)
+            sums_x = sums_y = None
         else:
             # the same points, but those for which the engine keeps its trees
             x, y, a, b = problem.x, problem.y, problem.a, problem.b
         need_x, need_y, need_a, need_b = ctx.needs_input_grad[:4]
         grad_x = grad_y = grad_a = grad_b = None
         if need_x or need_a:
-            grad_x, grad_a = _side(x, y, a, b, f, g, problem.rho_x, solved, need_x)
+            grad_x, grad_a = _side(x, y, a, b, f, g, problem.rho_x, solved, need_x, sums_x)
         if problem.is_self:
             grad_y, grad_b = grad_x, grad_a
         elif need_y or need_b:
-            grad_y, grad_b = _side(y, x, b, a, g, f, problem.rho_y, solved, need_y)
+            grad_y, grad_b = _side(y, x, b, a, g, f, problem.rho_y, solved, need_y, sums_y)
         scaled = [
             None if grad is None else (cotangent * grad.double()).to(grad.dtype)
             for grad in (grad_x, grad_y, grad_a, grad_b)
@@ -96,18 +113,28 @@ def _side(
     rho: float,
     solved: Solved,
     positions: bool,
+    sums: Tensor | None,
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients in x and a: ``Σ_j P_ij (x_i - y_j)`` and ``F(f_i) - eps (Σ_j P_ij / a_i - m_b)``."""
     eps = solved.problem.eps
-    centre = y.detach().mean(dim=0)
-    ones = torch.ones_like(y[:, :1])
-    moved = torch.cat([ones, y - centre], dim=1) if positions else ones
-    sums = gibbs_sum(x, y, f / eps, logarithm(b) + g / eps, moved, eps, solved.reduce)
+    if sums is None:
+        sums = plan_sums(x, y, b, f, g, eps, solved.reduce, positions)
     density = sums[:, :1]
     grad_a = dual_term(f, rho) - eps * (density[:, 0].double() - b.sum())
     if not positions:
         return None, grad_a
+    centre = y.detach().mean(dim=0)
     return a.to(x.dtype)[:, None] * ((x - centre) * density - sums[:, 1:]), grad_a
+
+
+def plan_sums(
+    x: Tensor, y: Tensor, b: Tensor, f: Tensor, g: Tensor, eps: float, reduce: Engine, positions: bool = True
+) -> Tensor:
+    """``Σ_j P_ij / a_i`` and, after it, ``Σ_j P_ij (y_j - mean of y) / a_i``: shape (N, 1 + D) or (N, 1)."""
+    values = torch.ones_like(y[:, :1])
+    if positions:
+        values = torch.cat([values, y - y.detach().mean(dim=0)], dim=1)
+    return gibbs_sum(x, y, f / eps, logarithm(b) + g / eps, values, eps, reduce)
 
 
 class _Potentials(Function):
