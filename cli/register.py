@@ -156,6 +156,7 @@ def register(
                 stop=stop,
             )
             progress.message("writing")
+            result.report.update(repair=choices["repair"], convert_frames=choices["convert_frames"])
             registration.write_run(result, output, moving, fixed)
     finally:
         progress.clear()

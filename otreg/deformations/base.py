@@ -131,8 +131,9 @@ class Deformation(abc.ABC):
     def __call__(self, shape: Any) -> Any:
         """Move a Surface, Landmarks, an array or a tensor; the same kind comes out.
 
-        A surface keeps its triangles, point data and labels, whatever they are; its landmarks move with it.
-        The result is in :attr:`fixed_frame` if that is known.
+        A surface keeps its triangles, point data and labels, whatever they are; its landmarks move with it,
+        and point data called normals are turned with the surface. The result is in :attr:`fixed_frame` if that
+        is known.
 
         Raises
         ------
@@ -142,9 +143,8 @@ class Deformation(abc.ABC):
         if isinstance(shape, Surface):
             frame = self._frame_after(shape.frame)
             landmarks = None if shape.landmarks is None else self(shape.landmarks)
-            return dataclasses.replace(
-                shape.with_points(self.map(shape.points)), frame=frame, landmarks=landmarks
-            )
+            moved = shape.with_points(self.map(shape.points), **self._turned_normals(shape))
+            return dataclasses.replace(moved, frame=frame, landmarks=landmarks)
         if isinstance(shape, Landmarks):
             frame = self._frame_after(shape.frame)
             return dataclasses.replace(shape.with_points(self.map(shape.points)), frame=frame)
@@ -163,6 +163,23 @@ class Deformation(abc.ABC):
         with torch.no_grad():
             array, array_dtype = working_array(points)
             return function(array).numpy().astype(array_dtype, copy=False)
+
+    def _turned_normals(self, shape: Surface) -> dict[str, NDArray[Any]]:
+        """Point data that are unit normals, turned by the cofactors of the Jacobian: viewers shade by them."""
+        turned: dict[str, NDArray[Any]] = {}
+        for name, normals in shape.point_data.items():
+            if name.lower() != "normals" or normals.shape != (len(shape), 3) or normals.dtype.kind != "f":
+                continue
+            jacobian = self.jacobian(shape.points)
+            # J⁻ᵀ n but for its length, also where J is singular: columns of cofactors are cross products
+            first, second, third = (jacobian[:, :, column] for column in range(3))
+            cofactors = np.stack(
+                [np.cross(second, third), np.cross(third, first), np.cross(first, second)], axis=2
+            )
+            images = np.einsum("nij,nj->ni", cofactors, normals.astype(np.float64))
+            length = np.linalg.norm(images, axis=1, keepdims=True)
+            turned[name] = (images / np.where(length > 0, length, 1.0)).astype(normals.dtype)
+        return turned
 
     def _frame_after(self, frame: str | None) -> str | None:
         """Frame of a shape after the map, given its frame before."""

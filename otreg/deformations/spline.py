@@ -28,8 +28,9 @@ class Spline(Deformation):
     coefficients : array_like or tensor, shape (C, 3)
         p, in the unit of the files.
     width : float or sequence of float
-        Several widths share the coefficients: a kernel with a wide and a narrow part. Gaussian: sigma in ``exp(-r² / (2 sigma²))``. Wendland: the radius beyond which the kernel is zero; a
-        radius of 3.3 sigma looks much like a Gaussian. In the unit of the files.
+        Several widths share the coefficients: a kernel with a wide and a narrow part. Gaussian: sigma in
+        ``exp(-r² / (2 sigma²))``. Wendland: the radius beyond which the kernel is zero; a radius of 3.3 sigma
+        looks much like a Gaussian. In the unit of the files.
     kernel : {"gaussian", "wendland"}
         Gaussian sums cost N × C whatever the width. The Wendland kernel (C⁴, Wendland 1995) costs the pairs
         within ``width`` only, so it is the one for many control points of small reach.
@@ -69,7 +70,9 @@ class Spline(Deformation):
             raise InputError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")
         self.kernel = kernel
         self.widths = _positive_numbers(width, "width")
-        self.amplitudes = _positive_numbers([1.0] * len(self.widths) if amplitudes is None else amplitudes, "amplitude")
+        self.amplitudes = _positive_numbers(
+            [1.0] * len(self.widths) if amplitudes is None else amplitudes, "amplitude"
+        )
         if len(self.amplitudes) != len(self.widths):
             raise InputError(
                 f"a spline needs one amplitude for each of its {len(self.widths)} widths, got {len(self.amplitudes)}"
@@ -143,7 +146,10 @@ class Spline(Deformation):
 
 def _positive_numbers(given: float | Sequence[float], what: str) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(number) for number in (given if isinstance(given, Sequence) and not isinstance(given, str) else [given]))
+        numbers = tuple(
+            float(number)
+            for number in (given if isinstance(given, Sequence) and not isinstance(given, str) else [given])
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"the {what} of a spline must be a number, got {given!r}") from error
     if not numbers or not all(math.isfinite(number) and number > 0 for number in numbers):

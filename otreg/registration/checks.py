@@ -12,17 +12,12 @@ MAX_SIZE_RATIO = 50.0
 """Beyond this ratio of diameters the files are in different units, not of different sizes."""
 
 
-def name_of(shape: Surface, role: str) -> str:
-    """How a message names a shape: its file, where it came from one."""
-    return str(shape.metadata.get("path", role))
-
-
 def check_pair(
     moving: Surface, fixed: Surface, preset: str, landmarks: tuple[Landmarks, Landmarks] | None
 ) -> None:
     """Raise InputError, in one line, if the two shapes cannot be registered."""
     for shape, role in ((moving, "moving"), (fixed, "fixed")):
-        name = name_of(shape, role)
+        name = shape.called(role)
         if len(shape) == 0:
             raise InputError(f"{name}: no points: nothing to register")
         bad = np.flatnonzero(~np.isfinite(shape.points).all(axis=1))
@@ -36,9 +31,12 @@ def check_pair(
             raise InputError(f"{name}: all triangles have no area: clean the mesh, or drop its triangles")
         if not shape.has_triangles and not shape.weights.sum() > 0:
             raise InputError(f"{name}: the weights of its points sum to zero")
-    a, b = name_of(moving, "moving"), name_of(fixed, "fixed")
+    a, b = moving.called("moving"), fixed.called("fixed")
     if moving.frame and fixed.frame and moving.frame != fixed.frame:
-        raise InputError(f"{a} is in {moving.frame} and {b} in {fixed.frame}: convert one of them first")
+        raise InputError(
+            f"{a} is in {moving.frame} and {b} in {fixed.frame}: convert one "
+            "(otreg register --convert-frames, or otreg convert)"
+        )
     ratio = moving.diameter / fixed.diameter
     if not 1 / MAX_SIZE_RATIO <= ratio <= MAX_SIZE_RATIO:
         raise InputError(

@@ -119,9 +119,7 @@ class CoarseFit:
         matrix = system.reshape(3 * count, 3 * count)
         matrix.diagonal().add_(self.stiffness * residuals.variance)
         solution = torch.cholesky_solve(right.T.reshape(-1, 1), torch.linalg.cholesky(matrix))
-        coefficients = torch.linalg.solve_triangular(
-            self._factor.T, solution.reshape(3, count).T, upper=True
-        )
+        coefficients = torch.linalg.solve_triangular(self._factor.T, solution.reshape(3, count).T, upper=True)
         self.coefficients = coefficients.numpy()
 
     def spline(self) -> Spline:

@@ -15,6 +15,8 @@ Pose = tuple[float, FloatArray, FloatArray]
 NORMAL_WEIGHT = 0.15
 TRUNCATION = 0.25
 OUTLIER_SCALE = 0.05
+NEAR_TIE = 1.02
+"""Two samplings of one surface differ by more than this share of their distance."""
 
 
 def procrustes(x: FloatArray, y: FloatArray, weights: FloatArray, scaled: bool) -> Pose:
@@ -136,4 +138,8 @@ def find_pose(moving: Samples, fixed: Samples, scaled: bool, starts: int) -> Pos
             break
     many_x, many_y = subset(moving, 1000), subset(fixed, 1000)
     refined_poses = [refine(pose, many_x, many_y, 25, scaled, 1.7) for pose in kept]
-    return min(refined_poses, key=lambda pose: truncated_distance(apply_pose(pose, many_x), many_y))
+    scores = [truncated_distance(apply_pose(pose, many_x), many_y) for pose in refined_poses]
+    best = int(np.argmin(scores))
+    if truncated_distance(many_x, many_y) <= NEAR_TIE * scores[best]:
+        return given
+    return refined_poses[best]

@@ -36,8 +36,8 @@ def finish(
             "diameter": float(fixed.diameter),
         }
     )
-    points = transform.map(moving.points)
-    moved = moving.with_points(points, displacement=points - moving.points)
+    moved = transform(moving)
+    moved = moved.with_points(moved.points, displacement=moved.points - moving.points)
     before = evaluate(
         moving, fixed, moving=moving, labels=labels, landmarks=landmarks, samples=10000, seed=seed
     )

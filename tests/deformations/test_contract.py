@@ -201,6 +201,24 @@ def test_surface_in_surface_out(deformation: Deformation) -> None:
     assert np.array_equal(surface.points, points(5))
 
 
+def test_normals_among_point_data_turn_with_the_surface(deformation: Deformation) -> None:
+    """They stay orthogonal to the images of tangents, by finite differences of the map itself."""
+    rng = np.random.default_rng(8)
+    tangents = rng.normal(size=(2, 20, 3))
+    normals = np.cross(*tangents)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    shape = Surface(points(), point_data={"Normals": normals, "speed": tangents[0]})
+    moved = deformation(shape)
+    step = 1e-6
+    for tangent in tangents:
+        ahead, behind = (deformation.map(points() + sign * step * tangent) for sign in (1, -1))
+        image = (ahead - behind) / (2 * step)
+        image /= np.linalg.norm(image, axis=1, keepdims=True)
+        assert np.abs((image * moved.point_data["Normals"]).sum(axis=1)).max() < 1e-5
+    assert np.allclose(np.linalg.norm(moved.point_data["Normals"], axis=1), 1.0)
+    assert np.array_equal(moved.point_data["speed"], tangents[0])
+
+
 def test_landmarks_in_landmarks_out(deformation: Deformation) -> None:
     landmarks = Landmarks(points(3), ("a", "b", "c"), "RAS")
     moved = deformation(landmarks)
