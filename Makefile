@@ -51,7 +51,7 @@ $(DEMO)/picture.png: $(DEMO)/report.json
 
 demo: $(DEMO)/picture.png
 	@echo; echo "$(MOVING) moved onto $(FIXED), lengths in mm:"
-	@$(BIN)/otreg evaluate $(DEMO)/moved.vtk $(FIXED) --moving $(MOVING)
+	@$(BIN)/otreg evaluate $(DEMO)/moved.vtk $(FIXED) --moving $(MOVING) --transform $(DEMO)
 	@echo; echo "picture: $(DEMO)/picture.png"
 
 lint: $(VENV)/dev.stamp

@@ -149,7 +149,8 @@ class FineFit:
         )
         r = pairs.data / self.level.width
         pairs.data = (1 - r) ** 6 * (35 * r * r + 18 * r + 3) / 3
-        return pairs.tocsr()
+        # single precision halves what every product reads; the solution wants three digits
+        return pairs.tocsr().astype(np.float32)
 
     def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
@@ -158,9 +159,10 @@ class FineFit:
         shape, size = right.shape, right.size
 
         def product(flat: FloatArray) -> FloatArray:
-            p = flat.reshape(shape)
-            result = self._back @ (mass * residuals.apply(self._kernel @ p)) + penalty * (self._energy @ p)
-            return np.asarray(result).ravel()
+            p = flat.reshape(shape).astype(np.float32)
+            pulled = (mass * residuals.apply(self._kernel @ p)).astype(np.float32)
+            result: FloatArray = self._back @ pulled + penalty * (self._energy @ p)
+            return result.ravel().astype(np.float64)
 
         diagonals = np.stack([residuals.mass * residuals.entry(k, k) for k in range(3)], axis=1)
         inverse = 1.0 / (self._squares @ diagonals + penalty)
