@@ -106,7 +106,7 @@ def match_near_pairs(
     mass = kernel @ (fixed.weights * v)
     found = mass > 1e-150
     values = np.concatenate([fixed.points, fixed.normals], axis=1)
-    means = (kernel @ ((fixed.weights * v)[:, None] * values)) / np.where(found, mass, 1.0)[:, None]
+    means = (kernel @ ((fixed.weights * v)[:, None] * values)) / np.where(found, mass, np.nan)[:, None]
     confidence = np.where(found, u * mass, 0.0)
     return _trusted(means, confidence, moving.points)
 

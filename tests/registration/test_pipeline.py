@@ -1,0 +1,208 @@
+"""Whole registrations of shapes whose map is known."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import otreg
+from otreg import InputError
+from otreg.registration import Registration, pipeline
+from otreg.surface import Surface
+from tests.phantoms import PhantomPair, bean, phantom_pair, random_rotation, sphere_tessellation
+
+QUICK = {"points": 800, "fine_points": 1500, "control_points": 100, "starts": 60}
+FEW = {"points": 300, "fine_points": 600, "control_points": 50, "starts": 30}
+
+
+def mesh(seed: int, **options: Any) -> Surface:
+    directions, triangles = sphere_tessellation(700, seed)
+    return Surface(bean(directions), triangles, **options)
+
+
+def error(found: Registration, truth: np.ndarray, fixed: Surface) -> float:
+    """Mean distance of vertices to where they belong, as a share of the diameter."""
+    return float(np.linalg.norm(found.moved.points - truth, axis=1).mean()) / fixed.diameter
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair("bean", 700, 900, seed=2, strength=0.8, twist=0.5)
+
+
+@pytest.fixture(scope="module")
+def splined(pair: PhantomPair) -> Registration:
+    moving = Surface(*pair.moving, point_data={"height": pair.moving[0][:, 2]})
+    return otreg.register(moving, Surface(*pair.fixed, frame="LPS"), settings=QUICK)
+
+
+@pytest.mark.parametrize("preset", ["rigid", "similarity", "affine"])
+def test_linear_maps_are_recovered(preset: str) -> None:
+    """From any pose, another tessellation: to a hundredth of the diameter, an affine one to two."""
+    rng = np.random.default_rng(4)
+    matrix = random_rotation(rng)
+    if preset == "similarity":
+        matrix = 1.4 * matrix
+    if preset == "affine":
+        matrix = matrix @ (np.eye(3) + 0.08 * rng.uniform(-1, 1, (3, 3)))
+    offset = 200 * rng.uniform(-1, 1, 3)
+    moving, fixed = mesh(1), mesh(2)
+    fixed = fixed.with_points(fixed.points @ matrix.T + offset)
+    found = otreg.register(moving, fixed, preset, settings=QUICK)
+    assert error(found, moving.points @ matrix.T + offset, fixed) < (0.02 if preset == "affine" else 0.01)
+    assert found.passed and found.report["preset"] == preset
+    gram = found.transform.jacobian(np.zeros((1, 3)))[0]
+    assert np.abs(gram - matrix).max() < (0.085 if preset == "affine" else 0.03)
+    gram = gram.T @ gram
+    if preset == "affine":
+        similarity = otreg.register(moving, fixed, "similarity", settings=QUICK)
+        truth = moving.points @ matrix.T + offset
+        assert error(found, truth, fixed) < 0.8 * error(similarity, truth, fixed)
+    if preset == "rigid":
+        assert np.abs(gram - np.eye(3)).max() < 1e-9
+    if preset == "similarity":
+        assert np.abs(gram / gram[0, 0] - np.eye(3)).max() < 1e-9
+
+
+def test_a_spline_recovers_a_smooth_map(pair: PhantomPair, splined: Registration) -> None:
+    fixed = Surface(*pair.fixed)
+    similarity = otreg.register(Surface(*pair.moving), fixed, "similarity", settings=QUICK)
+    assert error(splined, pair.truth, fixed) < 0.029
+    assert error(splined, pair.truth, fixed) < 0.75 * error(similarity, pair.truth, fixed)
+    assert splined.passed
+    assert splined.report["quality"]["after"] != splined.report["quality"]["before"]
+    # the map itself, away from the vertices it was fitted to
+    marks = splined.transform.map(pair.landmarks[0])
+    assert np.linalg.norm(marks - pair.landmarks[1], axis=1).mean() < 0.026 * fixed.diameter
+    assert (splined.transform.jacobian_determinant(pair.moving[0]) > 0).all()
+
+
+def test_moved_is_moving_in_the_space_of_fixed(pair: PhantomPair, splined: Registration) -> None:
+    points, triangles = pair.moving
+    moved = splined.moved
+    assert np.array_equal(moved.triangles, triangles)
+    assert np.array_equal(moved.point_data["height"], points[:, 2])
+    assert moved.point_data["displacement"] == pytest.approx(moved.points - points)
+    assert moved.points == pytest.approx(splined.transform.map(points))
+    assert moved.frame == "LPS" and splined.transform.fixed_frame == "LPS"
+
+
+def test_the_same_seed_gives_the_same_result(pair: PhantomPair) -> None:
+    shapes = Surface(*pair.moving), Surface(*pair.fixed)
+    first, again = (otreg.register(*shapes, settings=FEW, seed=3).moved.points for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, otreg.register(*shapes, settings=FEW, seed=4).moved.points)
+
+
+def test_global_state_is_left_alone(pair: PhantomPair) -> None:
+    before_threads, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        state = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        otreg.register(
+            Surface(*pair.moving),
+            Surface(*pair.fixed),
+            "affine",
+            settings=QUICK,
+            threads=1,
+            progress=lambda _: seen.append(torch.get_num_threads()),
+        )
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+        assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+        assert torch.equal(torch.random.get_rng_state(), state[0])
+        after = np.random.get_state()  # noqa: NPY002
+        assert np.array_equal(after[1], state[1][1]) and after[2:] == state[1][2:]
+        assert random.getstate() == state[2]
+    finally:
+        torch.set_num_threads(before_threads)
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_stopping_keeps_the_best_so_far(pair: PhantomPair, steps: int) -> None:
+    moving, fixed, events = Surface(*pair.moving), Surface(*pair.fixed), []
+    found = otreg.register(
+        moving, fixed, settings=QUICK, progress=events.append, stop=lambda: len(events) >= steps
+    )
+    assert len(events) == steps and [event.step for event in events] == list(range(1, steps + 1))
+    assert found.report["interrupted"] and any("stopped early" in warning for warning in found.warnings)
+    assert [stage["stage"] for stage in found.report["stages"]] == ["rigid start", "spline"][: min(steps, 2)]
+    assert error(found, pair.truth, fixed) < 0.08
+    assert found.moved.points == pytest.approx(found.transform.map(moving.points))
+
+
+def test_a_whole_run_is_not_marked_as_stopped(splined: Registration) -> None:
+    assert not splined.report["interrupted"]
+    assert not any("stopped early" in warning for warning in splined.warnings)
+
+
+def test_stages_that_do_not_help_are_dropped_and_named(
+    pair: PhantomPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = itertools.count(1)
+    monkeypatch.setattr(pipeline._Pipeline, "_held_back", lambda *_: float(next(score)))
+    shapes = Surface(*pair.moving), Surface(*pair.fixed)
+    found = otreg.register(*shapes, settings=FEW)
+    kept = {stage["stage"]: stage["kept"] for stage in found.report["stages"]}
+    assert len(kept) == 4 and [name for name in kept if kept[name]] == ["rigid start"]
+    for name, stays in kept.items():
+        assert stays != any(f"stage {name} made" in warning for warning in found.warnings)
+    # what is left is the rigid start, which has the same turn and scale everywhere
+    rigid = otreg.register(*shapes, "similarity", settings=FEW)
+    assert np.array_equal(found.moved.points, rigid.moved.points)
+
+
+def test_landmarks_give_the_start() -> None:
+    """Three exact pairs of a turned copy: the map is theirs, to rounding."""
+    moving, turn = mesh(1), random_rotation(np.random.default_rng(8))
+    fixed = moving.with_points(moving.points @ turn.T + 100)
+    pairs = tuple(otreg.Landmarks(shape.points[[0, 100, 200, 300]]) for shape in (moving, fixed))
+    found = otreg.register(moving, fixed, "rigid", landmarks=pairs, settings=QUICK)
+    assert error(found, fixed.points, fixed) < 1e-10
+
+
+def refused(change: str) -> tuple[Surface, Surface]:
+    moving, fixed = mesh(1), mesh(2)
+    if change == "frame":
+        return mesh(1, frame="RAS"), mesh(2, frame="LPS")
+    if change == "unit":
+        return moving.with_points(moving.points / 1000), fixed
+    if change == "missing":
+        points = moving.points.copy()
+        points[5] = np.nan
+        return moving.with_points(points), fixed
+    return moving, Surface(np.zeros((10, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "cure"),
+    [
+        ("frame", "the moving surface is in RAS and the fixed surface in LPS.*otreg convert"),
+        ("unit", "0.001 times the size.*otreg convert --scale"),
+        ("missing", "the moving surface: 1 points are not finite .first index 5.: repair"),
+        ("equal", "the fixed surface: all points are equal"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(change: str, cure: str) -> None:
+    with pytest.raises(InputError, match=cure):
+        otreg.register(*refused(change))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "elastic"}, "use one of rigid, similarity, affine, spline"),
+        ({"device": "tpu"}, "use auto, cpu or cuda"),
+        ({"settings": {"pionts": 100}}, "unknown setting 'pionts': use one of points"),
+        ({"settings": {"points": 100.5}}, "points must be a whole number"),
+        ({"settings": {"stiffness": 0.0}}, "stiffness must be positive"),
+        ({"settings": {"starts": 3}}, "starts must be at least 10"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        otreg.register(mesh(1), mesh(2), **options)
