@@ -23,19 +23,6 @@ BLUR_VARIANCE = 0.1
 KERNEL_RIDGE = 1e-6
 
 
-def fit_affine(
-    points: FloatArray, match: Match, weights: FloatArray, ridge: float = 1e-3
-) -> tuple[FloatArray, FloatArray]:
-    """Weighted least squares y ≈ A x + t, with ``ridge`` · |A - I|² so that flat shapes stay determined."""
-    mass = weights * match.confidence
-    mass = mass / max(mass.sum(), 1e-300)
-    centre, target = mass @ points, mass @ match.targets
-    x, y = points - centre, match.targets - target
-    cross = y.T @ (mass[:, None] * x) + ridge * np.eye(3)
-    matrix = np.linalg.solve(x.T @ (mass[:, None] * x) + ridge * np.eye(3), cross.T).T
-    return matrix, target - matrix @ centre
-
-
 class Residuals:
     """Weights of the residuals of one match: full across the surface, ``tangential`` along it.
 
@@ -67,6 +54,28 @@ class Residuals:
         """One entry of every ``A_i``, (n,)."""
         across = (1.0 - self.tangential) * self.normals[:, row] * self.normals[:, column]
         return across + self.tangential if row == column else across
+
+
+def fit_affine(
+    points: FloatArray, match: Match, residuals: Residuals, ridge: float = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """Least squares y ≈ A x + t with the weights of the residuals, (3, 3) and (3,).
+
+    ``ridge`` times their variance, times |A - I|², is added, so that flat shapes stay determined and what matches
+    cannot tell yet waits until they can.
+    """
+    mass = residuals.mass / max(float(residuals.mass.sum()), 1e-300)
+    centre = mass @ points
+    basis = np.concatenate([points - centre, np.ones((len(points), 1))], axis=1)
+    system = np.empty((3, 4, 3, 4))
+    for row in range(3):
+        for column in range(3):
+            system[row, :, column] = basis.T @ ((mass * residuals.entry(row, column))[:, None] * basis)
+    right = (mass[:, None] * residuals.apply(match.targets - points)).T @ basis
+    penalty = np.tile([1.0, 1.0, 1.0, 0.0], 3) * ridge * residuals.variance
+    change = np.linalg.solve(system.reshape(12, 12) + np.diag(penalty), right.ravel()).reshape(3, 4)
+    matrix = np.eye(3) + change[:, :3]
+    return matrix, centre + change[:, 3] - matrix @ centre
 
 
 class SplineFit(Protocol):

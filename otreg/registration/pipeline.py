@@ -24,7 +24,7 @@ from otreg.registration.sampling import Samples, sample_shape, unit
 from otreg.registration.settings import COARSE, FINE, PRESETS, FineLevel, Settings
 from otreg.surface import FloatArray, Landmarks, Surface
 
-AFFINE_BLURS = np.geomspace(0.05, 0.015, 6)
+AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
 HELD_BACK = 4000
 HELD_BACK_TRUNCATION = 0.1
 FIRST_BLUR_TO_MISFIT = 2.0
@@ -181,10 +181,10 @@ class _Pipeline:
         try:
             for blur in AFFINE_BLURS:
                 found = self._match(current, float(blur))
-                a, t = fit_affine(current.points, found, current.weights)
-                matrix, translation = a @ matrix, a @ translation + t
+                residuals = Residuals(current, found, float(blur), self.settings.tangential_weight)
+                matrix, translation = fit_affine(self.x.points, found, residuals)
                 current = _linear(self.x, matrix, translation)
-                self.watch.step("affine", self.length * _residual(current, found))
+                self.watch.step("affine", self.length * residuals.distance)
         finally:
             held = _linear(self.held_x, matrix, translation)
             if self._accept("affine", held, self._affine_map(matrix, translation, "affine")):
@@ -291,9 +291,3 @@ def _linear(samples: Samples, matrix: FloatArray, translation: FloatArray) -> Sa
     if normals.any():
         normals = unit(np.linalg.solve(matrix.T, normals.T).T)
     return Samples(samples.points @ matrix.T + translation, normals, samples.weights)
-
-
-def _residual(samples: Samples, match: Any) -> float:
-    mass = samples.weights * match.confidence
-    squared = ((match.targets - samples.points) ** 2).sum(axis=1)
-    return float(np.sqrt(mass @ squared / max(float(mass.sum()), 1e-300)))

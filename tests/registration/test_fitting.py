@@ -27,6 +27,11 @@ def start(count: int = 400, normals: bool = True) -> Samples:
     return given if normals else Samples(given.points, np.zeros_like(given.normals), given.weights)
 
 
+def isotropic(points: np.ndarray, match: Match, weights: np.ndarray) -> Residuals:
+    """Residuals of points without normals."""
+    return Residuals(Samples(points, np.zeros_like(points), weights), match, BLUR, 0.1)
+
+
 def wavy(given: Samples, seed: int = 0) -> Match:
     """Smooth targets with some noise, uneven confidence, and a few normals that contradict."""
     rng = np.random.default_rng(seed)
@@ -113,11 +118,27 @@ def test_affine_maps_are_recovered() -> None:
     confidence = rng.uniform(0.1, 1, 50)
     targets[:5], confidence[:5] = 99.0, 0.0  # no confidence, no say
     match = Match(targets, np.zeros((50, 3)), confidence)
-    matrix, translation = fit_affine(points, match, weights, ridge=0.0)
+    residuals = isotropic(points, match, weights)
+    matrix, translation = fit_affine(points, match, residuals, ridge=0.0)
     assert np.abs(matrix - wanted).max() < 1e-12 and np.abs(translation - offset).max() < 1e-12
-    # the default ridge pulls towards the identity by about its own share of the spread
-    matrix, _ = fit_affine(points, match, weights)
+    # a ridge pulls towards the identity by about its own share of the spread
+    matrix, _ = fit_affine(points, match, residuals, ridge=1e-3 / residuals.variance)
     assert 0 < np.abs(matrix - wanted).max() < 3e-3
+
+
+def test_affine_fit_needs_no_targets_along_the_surface() -> None:
+    """Residuals along the surface without weight: what is seen across it determines the map of a closed shape."""
+    rng = np.random.default_rng(5)
+    current = start()
+    wanted = np.eye(3) + 0.05 * rng.normal(size=(3, 3))
+    sliding = rng.normal(size=current.points.shape)
+    sliding -= (sliding * current.normals).sum(axis=1, keepdims=True) * current.normals
+    targets = current.points @ wanted.T + 0.1 * sliding
+    match = Match(targets, current.normals, np.ones(len(targets)))
+    matrix, _ = fit_affine(current.points, match, Residuals(current, match, BLUR, 1e-9), ridge=0.0)
+    assert np.abs(matrix - wanted).max() < 1e-4
+    matrix, _ = fit_affine(current.points, match, Residuals(current, match, BLUR, 1.0), ridge=0.0)
+    assert np.abs(matrix - wanted).max() > 1e-2
 
 
 def test_affine_fit_weighs_points_and_confidence_alike() -> None:
@@ -125,7 +146,8 @@ def test_affine_fit_weighs_points_and_confidence_alike() -> None:
     rng = np.random.default_rng(1)
     points, targets = rng.normal(size=(40, 3)), rng.normal(size=(40, 3))
     weights, confidence = rng.uniform(0.1, 1, 40), rng.uniform(0.1, 1, 40)
-    matrix, translation = fit_affine(points, Match(targets, targets, confidence), weights, ridge=0.0)
+    match = Match(targets, targets, confidence)
+    matrix, translation = fit_affine(points, match, isotropic(points, match, weights), ridge=0.0)
     root = np.sqrt(weights * confidence)[:, None]
     exact = np.linalg.lstsq(root * np.column_stack([points, np.ones(40)]), root * targets, rcond=None)[0]
     assert np.abs(matrix - exact[:3].T).max() < 1e-10 and np.abs(translation - exact[3]).max() < 1e-10
@@ -135,7 +157,8 @@ def test_affine_fit_of_a_flat_shape_leaves_the_third_direction() -> None:
     rng = np.random.default_rng(2)
     points = rng.normal(size=(30, 3)) * [1, 1, 0]
     turn = random_rotation(rng)
-    matrix, _ = fit_affine(points @ turn.T, Match(2 * points @ turn.T, points, np.ones(30)), np.ones(30))
+    match = Match(2 * points @ turn.T, points, np.ones(30))
+    matrix, _ = fit_affine(points @ turn.T, match, isotropic(points @ turn.T, match, np.ones(30)), ridge=1e-3)
     normal = turn[:, 2]
     assert matrix @ normal == pytest.approx(normal, abs=1e-9)
     assert matrix @ turn[:, 0] == pytest.approx(2 * turn[:, 0], abs=5e-3)

@@ -43,7 +43,7 @@ def splined(pair: PhantomPair) -> Registration:
 
 @pytest.mark.parametrize("preset", ["rigid", "similarity", "affine"])
 def test_linear_maps_are_recovered(preset: str) -> None:
-    """From any pose, another tessellation: to a hundredth of the diameter, an affine one to two."""
+    """From any pose, another tessellation: to a hundredth of the diameter."""
     rng = np.random.default_rng(4)
     matrix = random_rotation(rng)
     if preset == "similarity":
@@ -54,15 +54,15 @@ def test_linear_maps_are_recovered(preset: str) -> None:
     moving, fixed = mesh(1), mesh(2)
     fixed = fixed.with_points(fixed.points @ matrix.T + offset)
     found = otreg.register(moving, fixed, preset, settings=QUICK)
-    assert error(found, moving.points @ matrix.T + offset, fixed) < (0.02 if preset == "affine" else 0.01)
+    assert error(found, moving.points @ matrix.T + offset, fixed) < (0.0065 if preset == "affine" else 0.01)
     assert found.passed and found.report["preset"] == preset
     gram = found.transform.jacobian(np.zeros((1, 3)))[0]
-    assert np.abs(gram - matrix).max() < (0.085 if preset == "affine" else 0.03)
+    assert np.abs(gram - matrix).max() < 0.03
     gram = gram.T @ gram
     if preset == "affine":
         similarity = otreg.register(moving, fixed, "similarity", settings=QUICK)
         truth = moving.points @ matrix.T + offset
-        assert error(found, truth, fixed) < 0.8 * error(similarity, truth, fixed)
+        assert error(found, truth, fixed) < 0.3 * error(similarity, truth, fixed)
     if preset == "rigid":
         assert np.abs(gram - np.eye(3)).max() < 1e-9
     if preset == "similarity":
