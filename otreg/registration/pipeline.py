@@ -27,6 +27,9 @@ from otreg.surface import FloatArray, Landmarks, Surface
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
 HELD_BACK = 4000
 HELD_BACK_TRUNCATION = 0.1
+HELD_BACK_NOISE = 0.007
+"""Relative differences of the held-back distance below this may come from the choice of the points."""
+
 FIRST_BLUR_TO_MISFIT = 2.0
 
 
@@ -84,7 +87,8 @@ def register(
     chosen = settings if isinstance(settings, Settings) else Settings.from_mapping(settings)
     check_pair(moving, fixed, preset, landmarks)
     total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
-    total += COARSE.steps + sum(level.steps for level in FINE) if preset == "spline" else 0
+    if preset == "spline":
+        total += len(AFFINE_BLURS) + 2 * COARSE.steps + sum(level.steps for level in FINE)
     watch = Progress(total, progress, stop)
     with _threads(threads):
         pipeline = _Pipeline(moving, fixed, chosen, check_device(device), seed, watch)
@@ -157,7 +161,7 @@ class _Pipeline:
         if preset == "affine":
             self._affine()
         if preset == "spline":
-            self._coarse_spline()
+            self._coarse_spline_from_either_start()
             self._refine_samples()
             for level in FINE:
                 self._fine_spline(level)
@@ -189,6 +193,27 @@ class _Pipeline:
             held = _linear(self.held_x, matrix, translation)
             if self._accept("affine", held, self._affine_map(matrix, translation, "affine")):
                 self.x = current
+
+    def _coarse_spline_from_either_start(self) -> None:
+        """Fit the coarse spline from the rigid pose and from the affine map, and keep what held-back points prefer.
+
+        Neither start is better everywhere: an affine map helps where shapes differ in proportions, and misleads
+        where they bend. Where the held-back points cannot tell, the affine map leaves the spline less to do.
+        """
+        before = self.parts, self.x, self.held_x, self.score, self.stages
+        self._coarse_spline()
+        rigid = self.parts, self.x, self.held_x, self.score, self.stages
+        self.parts, self.x, self.held_x, self.score, self.stages = before
+        try:
+            self._affine()
+            self._coarse_spline()
+        finally:
+            affine_score, chosen = self.score, "affine"
+            if rigid[3] < (1 - HELD_BACK_NOISE) * affine_score:
+                self.parts, self.x, self.held_x, self.score, self.stages = rigid
+                chosen = "rigid"
+            scores = {"rigid": rigid[3] * self.length, "affine": affine_score * self.length}
+            self._note("choice of start", True, start=chosen, held_back=scores)
 
     def _coarse_spline(self) -> None:
         # matching starts at the scale of the misfit that the rigid start left
@@ -255,14 +280,14 @@ class _Pipeline:
         kept = score < self.score
         before = self.score
         if kept:
-            self.parts.append(part)
+            self.parts = [*self.parts, part]
             self.held_x, self.score = held, score
         self._note(name, kept, held_back_before=before * self.length, held_back_after=score * self.length)
         return kept
 
-    def _note(self, name: str, kept: bool, **figures: float) -> None:
+    def _note(self, name: str, kept: bool, **figures: Any) -> None:
         gone = self.watch.elapsed - sum(stage["seconds"] for stage in self.stages)
-        self.stages.append({"stage": name, "kept": kept, "seconds": round(gone, 3), **figures})
+        self.stages = [*self.stages, {"stage": name, "kept": kept, "seconds": round(gone, 3), **figures}]
 
     def _affine_map(self, matrix: FloatArray, translation: FloatArray, kind: str) -> Affine:
         """An affine map of our units, in the unit of the files."""

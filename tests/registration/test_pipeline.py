@@ -148,7 +148,7 @@ def test_stages_that_do_not_help_are_dropped_and_named(
     shapes = Surface(*pair.moving), Surface(*pair.fixed)
     found = otreg.register(*shapes, settings=FEW)
     kept = {stage["stage"]: stage["kept"] for stage in found.report["stages"]}
-    assert len(kept) == 4 and [name for name in kept if kept[name]] == ["rigid start"]
+    assert len(kept) == 6 and [name for name in kept if kept[name]] == ["rigid start", "choice of start"]
     for name, stays in kept.items():
         assert stays != any(f"stage {name} made" in warning for warning in found.warnings)
     # what is left is the rigid start, which has the same turn and scale everywhere
