@@ -18,9 +18,14 @@ from otreg.registration.settings import CoarseLevel, FineLevel
 from otreg.surface import FloatArray
 
 BLUR_VARIANCE = 0.1
-"""Share of blur² that the variance of a residual is never below: a match is no sharper."""
+"""Share of blur² added to the variance of residuals: a match is no sharper."""
 
 KERNEL_RIDGE = 1e-6
+WARM = 3
+"""Matches of a coarse spline before its variances move: the first ones are too wide to tell."""
+
+LEAST_VARIANCE = 1e-4
+"""Share of its first value below which no variance of a coarse spline falls."""
 
 
 class Residuals:
@@ -31,7 +36,14 @@ class Residuals:
     drift (Hirose 2021, Bayesian CPD), so that the data set the stiffness.
     """
 
-    def __init__(self, current: Samples, match: Match, blur: float, tangential: float) -> None:
+    def __init__(
+        self,
+        current: Samples,
+        match: Match,
+        blur: float,
+        tangential: float,
+        blur_variance: float = BLUR_VARIANCE,
+    ) -> None:
         self.mass = current.weights * match.confidence
         self.normals = unit(current.normals + unit(match.normals))
         oriented = (current.normals * match.normals).sum(axis=1) > 0
@@ -40,7 +52,7 @@ class Residuals:
         offset = match.targets - current.points
         quadratic = (offset * self.apply(offset)).sum(axis=1) / (1.0 + 2.0 * self.tangential)
         self.variance = float(self.mass @ quadratic) / max(float(self.mass.sum()), 1e-300)
-        self.variance += BLUR_VARIANCE * blur**2
+        self.variance += blur_variance * blur**2
         squared = (offset**2).sum(axis=1)
         self.distance = float(np.sqrt(self.mass @ squared / max(float(self.mass.sum()), 1e-300)))
 
@@ -89,34 +101,52 @@ class SplineFit(Protocol):
 
 
 class CoarseFit:
-    """A spline of several Gaussian widths on a few hundred control points.
+    """A spline of several Gaussian widths on a few hundred control points, whose variances the data set.
 
-    Minimises ``Σ_i a_i w_i r_iᵀ A_i r_i + stiffness · s² · pᵀ K_zz p`` with the residuals r of
-    ``x0 + K_xz p`` to the targets and their variance s². Solved exactly, in the basis ``K_xz L⁻ᵀ`` with
-    ``K_zz = L Lᵀ``, where the energy is a plain sum of squares.
+    The displacement is a sum of Gaussian processes ``u = Σ_w u_w`` with covariance ``v_w k_w``, and residuals r of
+    ``x0 + u(x0)`` to the targets have precision ``N a_i w_i A_i / s²``: N independent residuals in all. Its mean given
+    one match, in the span of the control points z, minimises ``Σ_i a_i w_i r_iᵀ A_i r_i + s²/N pᵀ K_zz p`` with
+    ``u = K_xz p`` and ``K = Σ_w v_w k_w``. Solved exactly, in the basis ``K_xz L⁻ᵀ`` with ``K_zz = L Lᵀ``, where the
+    energy is a plain sum of squares.
+
+    After :data:`WARM` matches each one also moves the variances towards the maximum of their restricted likelihood,
+    where ``Σ pᵀ k_w p = tr(k_w (K⁻¹ - K⁻¹ S K⁻¹))`` over the three axes, S being the covariance of u(z) given the
+    match (Harville 1977, J. Am. Stat. Assoc. 72, eq. 5.1, by fixed point): a shape that bends only widely gets a stiff
+    map, one with detail of its own a soft one.
     """
 
-    def __init__(self, start: Samples, level: CoarseLevel, control_points: int, stiffness: float) -> None:
-        self.start, self.level, self.stiffness = start, level, stiffness
+    def __init__(
+        self,
+        start: Samples,
+        level: CoarseLevel,
+        control_points: int,
+        strain: float,
+        independent_points: float,
+    ) -> None:
+        self.start, self.level, self.independent_points = start, level, independent_points
         self.control_points = start.points[farthest_points(start.points, control_points)]
-        energy = self._kernel(self.control_points)
-        energy.diagonal().add_(KERNEL_RIDGE)
-        self._factor = torch.linalg.cholesky(energy)
-        basis = torch.linalg.solve_triangular(self._factor, self._kernel(start.points).T, upper=False).T
-        # single precision is far below the spacing of the samples, and twice as quick
-        self._basis = basis.float().contiguous()
+        self._at_start = [kernel.float() for kernel in self._kernels(start.points)]
+        self._at_controls = self._kernels(self.control_points)
+        self._first = (strain * np.asarray(level.widths)) ** 2
+        self.variances = self._first.copy()
+        """Of the displacement, at each width: those that the last fit used."""
+        self._next, self._updates = self.variances, 0
         self.coefficients = np.zeros_like(self.control_points)
 
-    def _kernel(self, points: FloatArray) -> Tensor:
+    def _kernels(self, points: FloatArray) -> list[Tensor]:
         squared = torch.from_numpy(cdist(points, self.control_points, "sqeuclidean"))
-        total = torch.zeros_like(squared)
-        for width, amplitude in zip(self.level.widths, self.level.amplitudes, strict=True):
-            total += amplitude * torch.exp(squared / (-2.0 * width**2))
-        return total
+        return [torch.exp(squared / (-2.0 * width**2)) for width in self.level.widths]
 
     def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
-        basis, count = self._basis, self._basis.shape[1]
+        self.variances = self._next
+        energy = _weighted_sum(self._at_controls, self.variances)
+        energy.diagonal().add_(KERNEL_RIDGE * float(self.variances.sum()))
+        factor = torch.linalg.cholesky(energy)
+        kernel = _weighted_sum(self._at_start, self.variances).double()
+        # single precision is far below the spacing of the samples, and twice as quick
+        basis = torch.linalg.solve_triangular(factor, kernel.T, upper=False).T.float().contiguous()
+        count = basis.shape[1]
         wanted = residuals.mass[:, None] * residuals.apply(match.targets - self.start.points)
         right = (basis.T @ torch.from_numpy(wanted).float()).double()
         system = torch.empty((3, count, 3, count), dtype=torch.float64)
@@ -126,16 +156,47 @@ class CoarseFit:
                 system[row, :, column] = basis.T @ (entry[:, None] * basis)
                 system[column, :, row] = system[row, :, column]
         matrix = system.reshape(3 * count, 3 * count)
-        matrix.diagonal().add_(self.stiffness * residuals.variance)
-        solution = torch.cholesky_solve(right.T.reshape(-1, 1), torch.linalg.cholesky(matrix))
-        coefficients = torch.linalg.solve_triangular(self._factor.T, solution.reshape(3, count).T, upper=True)
+        noise = residuals.variance / self.independent_points
+        matrix.diagonal().add_(noise)
+        cholesky = torch.linalg.cholesky(matrix)
+        solution = torch.cholesky_solve(right.T.reshape(-1, 1), cholesky)
+        coefficients = torch.linalg.solve_triangular(factor.T, solution.reshape(3, count).T, upper=True)
         self.coefficients = coefficients.numpy()
+        self._updates += 1
+        if self._updates > WARM:
+            inverse = torch.cholesky_inverse(cholesky).reshape(3, count, 3, count)
+            spread = noise * (inverse[0, :, 0] + inverse[1, :, 1] + inverse[2, :, 2])
+            self._next = self._likelier(coefficients, factor, spread)
+
+    def _likelier(self, coefficients: Tensor, factor: Tensor, spread: Tensor) -> FloatArray:
+        """Variances nearer to their maximum of the restricted likelihood; ``spread`` is S in the solver's basis."""
+        inner = 3.0 * torch.eye(len(spread), dtype=spread.dtype) - spread
+        half = torch.linalg.solve_triangular(factor.T, inner, upper=True)
+        expected = torch.linalg.solve_triangular(factor.T, half.T, upper=True)
+        seen = coefficients @ coefficients.T
+        ratios = [
+            float((kernel * seen).sum()) / max(float((kernel * expected).sum()), 1e-300)
+            for kernel in self._at_controls
+        ]
+        # the square root damps the fixed point, and a width once given up can come back
+        steps = np.clip(np.sqrt(np.maximum(ratios, 0.0)), 0.1, 10.0)
+        return np.maximum(self.variances * steps, LEAST_VARIANCE * self._first)
 
     def spline(self) -> Spline:
         """The map fitted last."""
         return Spline(
-            self.control_points, self.coefficients, self.level.widths, amplitudes=self.level.amplitudes
+            self.control_points,
+            self.coefficients,
+            self.level.widths,
+            amplitudes=tuple(self.variances.tolist()),
         )
+
+
+def _weighted_sum(kernels: list[Tensor], weights: FloatArray) -> Tensor:
+    total = torch.zeros_like(kernels[0])
+    for kernel, weight in zip(kernels, weights.tolist(), strict=True):
+        total.add_(kernel, alpha=weight)
+    return total
 
 
 class FineFit:

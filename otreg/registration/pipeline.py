@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from otreg.deformations import Affine, Composite, Deformation, Spline
 from otreg.errors import InputError
 from otreg.registration.checks import check_device, check_pair
+from otreg.registration.coherence import Trust
 from otreg.registration.fitting import CoarseFit, FineFit, Residuals, SplineFit, carried, fit_affine
 from otreg.registration.matching import Match, match
 from otreg.registration.pose import apply_pose, find_pose, procrustes
@@ -27,10 +28,11 @@ from otreg.surface import FloatArray, Landmarks, Surface
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
 HELD_BACK = 4000
 HELD_BACK_TRUNCATION = 0.1
-HELD_BACK_NOISE = 0.007
-"""Relative differences of the held-back distance below this may come from the choice of the points."""
-
 FIRST_BLUR_TO_MISFIT = 2.0
+AFFINE_TANGENTIAL = 0.1
+FINE_TANGENTIAL = 0.03
+LEAST_GAIN = 0.007
+"""Share by which a fine stage must bring held-back points closer: less may come from their choice."""
 
 
 def register(
@@ -185,7 +187,7 @@ class _Pipeline:
         try:
             for blur in AFFINE_BLURS:
                 found = self._match(current, float(blur))
-                residuals = Residuals(current, found, float(blur), self.settings.tangential_weight)
+                residuals = Residuals(current, found, float(blur), AFFINE_TANGENTIAL)
                 matrix, translation = fit_affine(self.x.points, found, residuals)
                 current = _linear(self.x, matrix, translation)
                 self.watch.step("affine", self.length * residuals.distance)
@@ -198,7 +200,7 @@ class _Pipeline:
         """Fit the coarse spline from the rigid pose and from the affine map, and keep what held-back points prefer.
 
         Neither start is better everywhere: an affine map helps where shapes differ in proportions, and misleads
-        where they bend. Where the held-back points cannot tell, the affine map leaves the spline less to do.
+        where they bend.
         """
         before = self.parts, self.x, self.held_x, self.score, self.stages
         self._coarse_spline()
@@ -209,7 +211,7 @@ class _Pipeline:
             self._coarse_spline()
         finally:
             affine_score, chosen = self.score, "affine"
-            if rigid[3] < (1 - HELD_BACK_NOISE) * affine_score:
+            if rigid[3] < affine_score:
                 self.parts, self.x, self.held_x, self.score, self.stages = rigid
                 chosen = "rigid"
             scores = {"rigid": rigid[3] * self.length, "affine": affine_score * self.length}
@@ -221,22 +223,25 @@ class _Pipeline:
         misfit = float(np.average(nearest, weights=self.held_x.weights))
         first = max(COARSE.first_blur, FIRST_BLUR_TO_MISFIT * misfit)
         blurs = np.geomspace(first, COARSE.last_blur, COARSE.steps)
-        fit = CoarseFit(self.x, COARSE, self.settings.control_points, self.settings.stiffness)
-        self._spline("spline", fit, blurs)
+        settings = self.settings
+        fit = CoarseFit(self.x, COARSE, settings.control_points, settings.strain, settings.independent_points)
+        self._spline("spline", fit, blurs, COARSE.blur_variance)
 
     def _fine_spline(self, level: FineLevel) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
         most = 12 * self.settings.control_points
         fit = FineFit(self.x, self.area, level, most, self.settings.fine_stiffness)
-        self._spline(f"spline {level.width * self.length:.3g}", fit, blurs)
+        self._spline(f"spline {level.width * self.length:.3g}", fit, blurs, level.blur_variance)
 
-    def _spline(self, name: str, fit: SplineFit, blurs: FloatArray) -> None:
+    def _spline(self, name: str, fit: SplineFit, blurs: FloatArray, blur_variance: float) -> None:
         """Match and fit in turn; keep the result if the held-back points come closer."""
         current = self.x
+        trust = Trust(self.settings.tangential_weight) if name == "spline" else None
         try:
             for blur in blurs:
                 found = self._match(current, float(blur))
-                residuals = Residuals(current, found, float(blur), self.settings.tangential_weight)
+                along = trust.after(current, found) if trust else FINE_TANGENTIAL
+                residuals = Residuals(current, found, float(blur), along, blur_variance)
                 fit.update(residuals, found)
                 current = carried(fit.spline(), self.x)
                 self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
@@ -250,7 +255,9 @@ class _Pipeline:
                 spline.kernel,
                 spline.amplitudes,
             )
-            if self._accept(name, carried(spline, self.held_x), part):
+            if self._accept(
+                name, carried(spline, self.held_x), part, 0.0 if name == "spline" else LEAST_GAIN
+            ):
                 self.x = current
 
     def _refine_samples(self) -> None:
@@ -274,10 +281,10 @@ class _Pipeline:
         back = np.minimum(back, HELD_BACK_TRUNCATION)
         return float(there @ moved.weights / moved.weights.sum() + back @ self.held_y.weights) / 2
 
-    def _accept(self, name: str, held: Samples, part: Deformation) -> bool:
-        """Keep a stage only if the held-back points come closer."""
+    def _accept(self, name: str, held: Samples, part: Deformation, gain: float = 0.0) -> bool:
+        """Keep a stage only if the held-back points come closer, by a share of at least ``gain``."""
         score = self._held_back(held) if np.isfinite(held.points).all() else float("inf")
-        kept = score < self.score
+        kept = score < (1.0 - gain) * self.score
         before = self.score
         if kept:
             self.parts = [*self.parts, part]
@@ -305,7 +312,7 @@ class _Pipeline:
         levels = [dataclasses.asdict(level) for level in (COARSE, *FINE)]
         for level in levels:
             for name, value in level.items():
-                if name != "steps":
+                if name not in ("steps", "blur_variance"):
                     level[name] = np.multiply(value, self.length).tolist()
         return {"diameter": self.length, "spline_levels": levels}
 

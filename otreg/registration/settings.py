@@ -30,22 +30,27 @@ class Settings:
     reach_factor : float
         Reach over blur. Small values keep mass from sliding along the surface.
     tangential_weight : float
-        Weight of a residual along the surface, relative to one across it. A match says little about the first:
-        smoothness and the features of the shape decide it.
-    stiffness : float
-        Weight of the coarse spline's energy, multiplied by the variance of the residual itself.
+        Largest weight of a residual along the surface, relative to one across it. A match says little about the
+        first: it counts only as far as neighbours agree on it (:mod:`otreg.registration.coherence`).
+    strain : float
+        Displacement over width that the coarse spline expects at each of its widths before it has seen the data,
+        as a standard deviation.
+    independent_points : float
+        How many independent residuals the samples count as; those of neighbours err together. Fewer make the
+        coarse spline stiffer.
     fine_stiffness : float
-        The same for the fine splines.
+        Weight of a fine spline's energy, multiplied by the variance of the residual itself.
     """
 
-    points: int = 4000
+    points: int = 3000
     fine_points: int = 20000
-    control_points: int = 500
+    control_points: int = 300
     starts: int = 120
     normal_weight: float = 0.15
     reach_factor: float = 2.5
-    tangential_weight: float = 0.1
-    stiffness: float = 0.2
+    tangential_weight: float = 0.3
+    strain: float = 0.1
+    independent_points: float = 1000.0
     fine_stiffness: float = 30.0
 
     @classmethod
@@ -74,22 +79,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class CoarseLevel:
-    """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``.
+    """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``."""
 
-    The variance expected of each width is proportional to its square: a deformation strains about alike at
-    every scale, so that wide ones are far larger than narrow ones.
-    """
-
-    widths: tuple[float, ...] = (0.6, 0.3, 0.15, 0.08, 0.04)
+    widths: tuple[float, ...] = (2.0, 0.6, 0.3, 0.15, 0.08, 0.04)
     first_blur: float = 0.04
     last_blur: float = 0.005
-    steps: int = 16
-
-    @property
-    def amplitudes(self) -> tuple[float, ...]:
-        """Prior variance of each width, proportional to width², summing to one."""
-        total = sum(width**2 for width in self.widths)
-        return tuple(width**2 / total for width in self.widths)
+    steps: int = 14
+    blur_variance: float = 0.015
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +97,7 @@ class FineLevel:
     first_blur: float
     last_blur: float
     steps: int = 6
+    blur_variance: float = 0.1
 
 
 # stiff and wide first, soft and fine last: the other order locks wrong matches in
