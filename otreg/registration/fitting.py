@@ -15,6 +15,7 @@ from otreg.deformations import Spline
 from otreg.registration.matching import Match
 from otreg.registration.sampling import Samples, farthest_points, thinned, unit
 from otreg.registration.settings import CoarseLevel, FineLevel
+from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
 
 BLUR_VARIANCE = 0.1
@@ -206,10 +207,10 @@ class FineFit:
         self.start, self.level, self.stiffness = start, level, stiffness
         count = int(np.clip(area / level.spacing**2, 100, most))
         self.control_points = start.points[thinned(start.points, count)]
-        self._kernel = self._near(start.points)
-        self._energy = self._near(self.control_points)
-        self._back = self._kernel.T.tocsr()
-        self._squares = self._back.multiply(self._back).tocsr()
+        kernel = self._near(start.points)
+        self._kernel, self._back = SparseMatrix(kernel), SparseMatrix(kernel.T)
+        self._squares = SparseMatrix(kernel.multiply(kernel).T)
+        self._energy = SparseMatrix(self._near(self.control_points))
         self.coefficients = np.zeros_like(self.control_points)
 
     def _near(self, points: FloatArray) -> Any:
@@ -229,8 +230,8 @@ class FineFit:
         shape, size = right.shape, right.size
 
         def product(flat: FloatArray) -> FloatArray:
-            p = flat.reshape(shape).astype(np.float32)
-            pulled = (mass * residuals.apply(self._kernel @ p)).astype(np.float32)
+            p = flat.reshape(shape)
+            pulled = mass * residuals.apply(self._kernel @ p)
             result: FloatArray = self._back @ pulled + penalty * (self._energy @ p)
             return result.ravel().astype(np.float64)
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from otreg.registration.sampling import Samples
+from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
 from otreg.transport import ConvergenceWarning, solve
 
@@ -95,9 +96,9 @@ def match_near_pairs(
     forth = _near_pairs(x, y, 6 * blur, neighbours)
     back = _near_pairs(y, x, 6 * blur, neighbours // 2).T.tocsr()
     # a pair found from both sides is counted once: the two distances agree
-    kernel = forth.maximum(back).tocsr()
-    kernel.data = np.exp(-0.5 * (kernel.data / blur) ** 2)
-    transposed = kernel.T.tocsr()
+    pairs = forth.maximum(back).tocsr()
+    pairs.data = np.exp(-0.5 * (pairs.data / blur) ** 2)
+    kernel, transposed = SparseMatrix(pairs), SparseMatrix(pairs.T)
     damping = 1.0 / (1.0 + (blur / reach) ** 2)
     u, v = np.ones(len(x)), np.ones(len(y))
     for _ in range(iterations):
@@ -114,7 +115,9 @@ def match_near_pairs(
 def _near_pairs(x: FloatArray, y: FloatArray, radius: float, neighbours: int) -> sparse.csr_matrix:
     """Distances from each x to its nearest y within ``radius``; a tiny one is added so that zero is stored."""
     count = min(neighbours, len(y))
-    distance, index = cKDTree(y).query(x, k=count, distance_upper_bound=radius, workers=1)
+    distance, index = cKDTree(y).query(
+        x, k=count, distance_upper_bound=radius, workers=torch.get_num_threads()
+    )
     distance, index = distance.reshape(len(x), count), index.reshape(len(x), count)
     near = np.isfinite(distance)
     rows = np.repeat(np.arange(len(x)), near.sum(axis=1))
