@@ -23,6 +23,7 @@ from otreg.registration.report import finish
 from otreg.registration.result import Registration
 from otreg.registration.sampling import Samples, sample_shape, unit
 from otreg.registration.settings import COARSE, FINE, PRESETS, FineLevel, Settings
+from otreg.registration.strain import deformation_energy, folded_share
 from otreg.surface import FloatArray, Landmarks, Surface
 
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
@@ -31,7 +32,13 @@ HELD_BACK_TRUNCATION = 0.1
 FIRST_BLUR_TO_MISFIT = 2.0
 AFFINE_TANGENTIAL = 0.1
 FINE_TANGENTIAL = 0.03
-LEAST_GAIN = 0.007
+MOST_FOLDED = 0.0005
+"""Share of the sampled points at which a fit may fold space; beyond it, it stops at the match before."""
+
+CLEAR_DIFFERENCE = 0.05
+"""Share of what the held-back points gained that decides by itself between two starts."""
+
+LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
 
 
@@ -148,6 +155,7 @@ class _Pipeline:
         self.x = self._sample_moving(settings.points, seed + 1)
         self.y = sample_shape(self.fixed, settings.points, seed + 2)
         self.held_x = self._sample_moving(HELD_BACK, seed + 3)
+        self.held_points = self.held_x.points
         self.held_y = sample_shape(self.fixed, HELD_BACK, seed + 4)
         self.held_tree = cKDTree(self.held_y.features(settings.normal_weight))
         self.score = float("inf")
@@ -197,10 +205,11 @@ class _Pipeline:
                 self.x = current
 
     def _coarse_spline_from_either_start(self) -> None:
-        """Fit the coarse spline from the rigid pose and from the affine map, and keep what held-back points prefer.
+        """Fit the coarse spline from the rigid pose and from the affine map, and keep what deforms less.
 
         Neither start is better everywhere: an affine map helps where shapes differ in proportions, and misleads
-        where they bend.
+        where they bend. Both fit about as well, so that distances tell little; but points that slid along the
+        surface cost deformation. Held-back points decide only where they differ by :data:`CLEAR_DIFFERENCE`.
         """
         before = self.parts, self.x, self.held_x, self.score, self.stages
         self._coarse_spline()
@@ -210,12 +219,24 @@ class _Pipeline:
             self._affine()
             self._coarse_spline()
         finally:
-            affine_score, chosen = self.score, "affine"
-            if rigid[3] < affine_score:
-                self.parts, self.x, self.held_x, self.score, self.stages = rigid
-                chosen = "rigid"
-            scores = {"rigid": rigid[3] * self.length, "affine": affine_score * self.length}
-            self._note("choice of start", True, start=chosen, held_back=scores)
+            affine = self.parts, self.x, self.held_x, self.score, self.stages
+            starts = {"rigid": rigid, "affine": affine}
+            energies = {start: self._energy(state[0]) for start, state in starts.items()}
+            least = min(rigid[3], affine[3])
+            most = least + CLEAR_DIFFERENCE * max(before[3] - least, 0.0)
+            near = [start for start, state in starts.items() if state[3] <= most]
+            chosen = min(near, key=lambda start: energies[start])
+            self.parts, self.x, self.held_x, self.score, self.stages = starts[chosen]
+            scores = {start: state[3] * self.length for start, state in starts.items()}
+            self._note("choice of start", True, start=chosen, held_back=scores, energy=energies)
+
+    def _energy(self, parts: list[Deformation]) -> float:
+        """How much the map of these parts deforms MOVING beyond its pose, on some of the held-back points."""
+        pose = parts[0]
+        assert isinstance(pose, Affine)
+        some = slice(None, None, max(len(self.held_points) // 1500, 1))
+        points = self.held_points[some] * self.length + self.centre
+        return deformation_energy(Composite(parts), pose.matrix.numpy(), points, self.held_x.weights[some])
 
     def _coarse_spline(self) -> None:
         # matching starts at the scale of the misfit that the rigid start left
@@ -235,7 +256,7 @@ class _Pipeline:
 
     def _spline(self, name: str, fit: SplineFit, blurs: FloatArray, blur_variance: float) -> None:
         """Match and fit in turn; keep the result if the held-back points come closer."""
-        current = self.x
+        current, spline, folded = self.x, fit.spline(), False
         trust = Trust(self.settings.tangential_weight) if name == "spline" else None
         try:
             for blur in blurs:
@@ -243,11 +264,16 @@ class _Pipeline:
                 along = trust.after(current, found) if trust else FINE_TANGENTIAL
                 residuals = Residuals(current, found, float(blur), along, blur_variance)
                 fit.update(residuals, found)
-                current = carried(fit.spline(), self.x)
+                proposed = fit.spline()
+                if folded_share(proposed, self.x.points, self.x.weights) > MOST_FOLDED:
+                    # finer matches would fold it further
+                    folded = True
+                    break
+                spline = proposed
+                current = carried(spline, self.x)
                 self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
                 self.watch.step(name, residuals.distance * self.length)
         finally:
-            spline = fit.spline()
             part = Spline(
                 spline.control_points * self.length + torch.as_tensor(self.centre),
                 spline.coefficients * self.length,
@@ -256,7 +282,11 @@ class _Pipeline:
                 spline.amplitudes,
             )
             if self._accept(
-                name, carried(spline, self.held_x), part, 0.0 if name == "spline" else LEAST_GAIN
+                name,
+                carried(spline, self.held_x),
+                part,
+                0.0 if name == "spline" else LEAST_GAIN,
+                stopped_before_folding=folded,
             ):
                 self.x = current
 
@@ -281,7 +311,7 @@ class _Pipeline:
         back = np.minimum(back, HELD_BACK_TRUNCATION)
         return float(there @ moved.weights / moved.weights.sum() + back @ self.held_y.weights) / 2
 
-    def _accept(self, name: str, held: Samples, part: Deformation, gain: float = 0.0) -> bool:
+    def _accept(self, name: str, held: Samples, part: Deformation, gain: float = 0.0, **figures: Any) -> bool:
         """Keep a stage only if the held-back points come closer, by a share of at least ``gain``."""
         score = self._held_back(held) if np.isfinite(held.points).all() else float("inf")
         kept = score < (1.0 - gain) * self.score
@@ -289,7 +319,8 @@ class _Pipeline:
         if kept:
             self.parts = [*self.parts, part]
             self.held_x, self.score = held, score
-        self._note(name, kept, held_back_before=before * self.length, held_back_after=score * self.length)
+        distances = {"held_back_before": before * self.length, "held_back_after": score * self.length}
+        self._note(name, kept, **distances, **figures)
         return kept
 
     def _note(self, name: str, kept: bool, **figures: Any) -> None:
