@@ -27,11 +27,12 @@ from otreg.registration.strain import deformation_energy, folded_share
 from otreg.surface import FloatArray, Landmarks, Surface
 
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
+VERTICES_PER_POINT = 20
 HELD_BACK = 4000
 HELD_BACK_TRUNCATION = 0.1
 FIRST_BLUR_TO_MISFIT = 2.0
 AFFINE_TANGENTIAL = 0.1
-FINE_TANGENTIAL = 0.03
+FINE_TANGENTIAL = 0.06
 MOST_FOLDED = 0.0005
 """Share of the sampled points at which a fit may fold space; beyond it, it stops at the match before."""
 
@@ -152,8 +153,11 @@ class _Pipeline:
         self.stages: list[dict[str, Any]] = []
         self.interrupted = False
         self.unmatched: dict[str, float] = {}
-        self.x = self._sample_moving(settings.points, seed + 1)
-        self.y = sample_shape(self.fixed, settings.points, seed + 2)
+        # finer meshes have more to show, and their users more patience
+        finest = max(len(moving), len(fixed)) // VERTICES_PER_POINT
+        self.points = min(max(finest, settings.points), 2 * settings.points)
+        self.x = self._sample_moving(self.points, seed + 1)
+        self.y = sample_shape(self.fixed, self.points, seed + 2)
         self.held_x = self._sample_moving(HELD_BACK, seed + 3)
         self.held_points = self.held_x.points
         self.held_y = sample_shape(self.fixed, HELD_BACK, seed + 4)
@@ -292,7 +296,7 @@ class _Pipeline:
 
     def _refine_samples(self) -> None:
         """More points on both shapes for the fine levels, never fewer than the coarse ones had."""
-        count = min(max(2 * len(self.moving), 2 * self.settings.points), self.settings.fine_points)
+        count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
         samples = self._sample_moving(count, self.seed + 5)
         there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
         moved = carried(self.transform(), there)

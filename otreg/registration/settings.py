@@ -19,6 +19,7 @@ class Settings:
     ----------
     points : int
         Points sampled on each shape for the coarse matches; all pairs of them are streamed while blurs are wide.
+        Meshes of more than 20 vertices for each of them get more, at most twice as many.
     fine_points : int
         Most points on each shape for the fine matches, which look at near pairs only.
     control_points : int

@@ -90,11 +90,9 @@ def objective(
 
 
 def gaussians(x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    squared, shares = cdist(x, z) ** 2, np.array(COARSE.widths) ** 2
-    return sum(
-        share / shares.sum() * np.exp(-squared / (2 * width**2))
-        for share, width in zip(shares, COARSE.widths, strict=True)
-    )
+    """The kernel of a coarse fit before it has seen data, at a strain of one."""
+    squared = cdist(x, z) ** 2
+    return sum(width**2 * np.exp(-squared / (2 * width**2)) for width in COARSE.widths)
 
 
 def wendland(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -196,18 +194,18 @@ def test_coarse_fit_minimises_its_objective(tangential: float, normals: bool) ->
     given = start(normals=normals)
     match = wavy(given)
     residuals = Residuals(given, match, BLUR, tangential)
-    fit = CoarseFit(given, COARSE, 60, 0.2)
+    fit = CoarseFit(given, COARSE, 60, 1.0, 5.0)
     fit.update(residuals, match)
     z = fit.control_points
     assert len(z) == 60 and cdist(z, given.points).min(axis=1).max() == 0.0
     kernel, energy = gaussians(given.points, z), gaussians(z, z)
-    penalty = 0.2 * expected_variance(given, match, tangential)
+    penalty = expected_variance(given, match, tangential) / 5.0
     rest = (
         explicit(given, match, tangential),
         given.weights * match.confidence,
         match.targets - given.points,
     )
-    exact = minimum(kernel, energy + fitting.KERNEL_RIDGE * np.eye(60), *rest, penalty)
+    exact = minimum(kernel, energy + fitting.KERNEL_RIDGE * energy[0, 0] * np.eye(60), *rest, penalty)
     found = fit.spline().map(given.points) - given.points
     assert np.linalg.norm(found - kernel @ exact) < 1e-3 * np.linalg.norm(kernel @ exact)
     best = objective(exact, kernel, energy, *rest, penalty)
@@ -241,7 +239,9 @@ def test_fine_fit_minimises_its_objective(tangential: float) -> None:
 @pytest.mark.parametrize("kind", ["coarse", "fine"])
 def test_a_translation_is_recovered_without_stiffness(kind: str) -> None:
     given, step = start(), np.array([0.02, -0.01, 0.015])
-    fit = CoarseFit(given, COARSE, 100, 1e-8) if kind == "coarse" else FineFit(given, 0.5, FINE, 100, 1e-8)
+    fit = (
+        CoarseFit(given, COARSE, 100, 1.0, 1e8) if kind == "coarse" else FineFit(given, 0.5, FINE, 100, 1e-8)
+    )
     match = Match(given.points + step, given.normals, np.ones(len(given.points)))
     fit.update(Residuals(given, match, BLUR, 0.1), match)
     off = fit.spline().map(given.points) - given.points - step
@@ -256,7 +256,7 @@ def test_stiffness_lowers_the_energy(kind: str) -> None:
     for stiffness in (0.1, 10.0, 1000.0):
         fit: CoarseFit | FineFit
         if kind == "coarse":
-            fit = CoarseFit(given, COARSE, 60, stiffness)
+            fit = CoarseFit(given, COARSE, 60, 1.0, 1 / stiffness)
             energy = gaussians(fit.control_points, fit.control_points)
         else:
             fit = FineFit(given, 0.5, FINE, 100, stiffness)
@@ -266,6 +266,75 @@ def test_stiffness_lowers_the_energy(kind: str) -> None:
         misfits.append(float(((fit.spline().map(given.points) - match.targets) ** 2).sum()))
     assert energies[0] > 1.5 * energies[1] > 2.25 * energies[2] > 0
     assert misfits == sorted(misfits)
+
+
+def drawn(given: Samples, fit: CoarseFit, variances: list[float], noise: float, seed: int) -> Match:
+    """A match whose displacements are a draw of the fit's own prior with these variances, and noise."""
+    rng = np.random.default_rng(seed)
+    z = fit.control_points
+    shift = np.zeros_like(given.points)
+    for variance, width in zip(variances, COARSE.widths, strict=True):
+        k = np.exp(-(cdist(z, z) ** 2) / (2 * width**2)) + 1e-9 * np.eye(len(z))
+        white = rng.normal(size=(len(z), 3))
+        nodes = np.sqrt(variance) * np.linalg.cholesky(k) @ white
+        shift += np.exp(-(cdist(given.points, z) ** 2) / (2 * width**2)) @ np.linalg.solve(k, nodes)
+    targets = given.points + shift + rng.normal(0, noise, shift.shape)
+    return Match(targets, np.zeros_like(targets), np.ones(len(targets)))
+
+
+def settled(match: Match, given: Samples, noise: float, matches: int = 100) -> CoarseFit:
+    """A fit that has seen one match many times, with the true variance of its noise."""
+    fit = CoarseFit(given, COARSE, 60, 0.1, float(len(given.points)))
+    residuals = Residuals(given, match, BLUR, 1.0)
+    residuals.variance = noise**2
+    for _ in range(matches):
+        fit.update(residuals, match)
+    return fit
+
+
+def test_variances_come_to_the_maximum_of_their_restricted_likelihood() -> None:
+    """Against the marginal likelihood itself, of dense matrices: no step along any width raises it."""
+    given = start(150, normals=False)
+    noise = 2e-3
+    given = Samples(given.points, given.normals, np.full(150, 1 / 150))
+    match = drawn(given, CoarseFit(given, COARSE, 60, 0.1, 150.0), [4e-4, 1e-4, 4e-5], noise, 0)
+    fit = settled(match, given, noise)
+    z = fit.control_points
+    shift = match.targets - given.points
+
+    def likelihood(variances: np.ndarray) -> float:
+        cross = sum(
+            v * np.exp(-(cdist(given.points, z) ** 2) / (2 * w**2))
+            for v, w in zip(variances, COARSE.widths, strict=True)
+        )
+        own = sum(
+            v * np.exp(-(cdist(z, z) ** 2) / (2 * w**2))
+            for v, w in zip(variances, COARSE.widths, strict=True)
+        )
+        own = own + fitting.KERNEL_RIDGE * variances.sum() * np.eye(len(z))
+        covariance = cross @ np.linalg.solve(own, cross.T) + noise**2 * np.eye(len(shift))
+        return -1.5 * np.linalg.slogdet(covariance)[1] - 0.5 * float(
+            (shift * np.linalg.solve(covariance, shift)).sum()
+        )
+
+    best = likelihood(fit.variances)
+    assert best > likelihood((0.1 * np.array(COARSE.widths)) ** 2) + 1
+    for axis in range(3):
+        for factor in (0.25, 4.0):
+            other = fit.variances.copy()
+            other[axis] *= factor
+            assert likelihood(other) < best
+
+
+def test_a_shape_that_bends_widely_gets_a_stiff_map() -> None:
+    """Variances found from draws of wide and of narrow deformations tell them apart."""
+    given = start(300, normals=False)
+    given = Samples(given.points, given.normals, np.full(300, 1 / 300))
+    first = CoarseFit(given, COARSE, 60, 0.1, 300.0)
+    wide = settled(drawn(given, first, [1e-3, 0.0, 0.0], 1e-3, 1), given, 1e-3).variances
+    narrow = settled(drawn(given, first, [0.0, 0.0, 1e-3], 1e-3, 1), given, 1e-3).variances
+    assert wide[0] / wide[2] > 100 * narrow[0] / narrow[2]
+    assert 2e-4 < wide[0] < 5e-3 and 5e-4 < narrow[2] < 2e-3
 
 
 def test_a_second_fit_forgets_the_first() -> None:

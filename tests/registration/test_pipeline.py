@@ -148,7 +148,7 @@ def test_stages_that_do_not_help_are_dropped_and_named(
     shapes = Surface(*pair.moving), Surface(*pair.fixed)
     found = otreg.register(*shapes, settings=FEW)
     kept = {stage["stage"]: stage["kept"] for stage in found.report["stages"]}
-    assert len(kept) == 6 and [name for name in kept if kept[name]] == ["rigid start", "choice of start"]
+    assert len(kept) == 5 and [name for name in kept if kept[name]] == ["rigid start", "choice of start"]
     for name, stays in kept.items():
         assert stays != any(f"stage {name} made" in warning for warning in found.warnings)
     # what is left is the rigid start, which has the same turn and scale everywhere
@@ -199,7 +199,7 @@ def test_what_cannot_be_registered_is_refused(change: str, cure: str) -> None:
         ({"device": "tpu"}, "use auto, cpu or cuda"),
         ({"settings": {"pionts": 100}}, "unknown setting 'pionts': use one of points"),
         ({"settings": {"points": 100.5}}, "points must be a whole number"),
-        ({"settings": {"stiffness": 0.0}}, "stiffness must be positive"),
+        ({"settings": {"strain": 0.0}}, "strain must be positive"),
         ({"settings": {"starts": 3}}, "starts must be at least 10"),
     ],
 )
