@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from otreg.registration.matching import Match
-from otreg.registration.sampling import Samples, unit
+from otreg.registration.matching import Match, meeting_normals
+from otreg.registration.sampling import Samples
 
 NEIGHBOURHOOD = 0.05
 """Width of the Gaussian that says who is a neighbour, a share of FIXED's diameter."""
@@ -28,7 +28,7 @@ def coherence(current: Samples, match: Match) -> float:
     """
     step = -(-len(current.points) // MOST_POINTS)
     points, mass = current.points[::step], (current.weights * match.confidence)[::step]
-    normals = unit(current.normals[::step] + unit(match.normals[::step]))
+    normals = meeting_normals(current, match)[::step]
     along = match.targets[::step] - points
     along = along - (along * normals).sum(axis=1, keepdims=True) * normals
     near = cKDTree(points).sparse_distance_matrix(

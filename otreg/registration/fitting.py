@@ -12,8 +12,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from otreg.deformations import Spline
-from otreg.registration.matching import Match
-from otreg.registration.sampling import Samples, farthest_points, thinned, unit
+from otreg.registration.matching import Match, meeting_normals
+from otreg.registration.sampling import Samples, deformed, farthest_points, thinned
 from otreg.registration.settings import CoarseLevel, FineLevel
 from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
@@ -46,10 +46,8 @@ class Residuals:
         blur_variance: float = BLUR_VARIANCE,
     ) -> None:
         self.mass = current.weights * match.confidence
-        self.normals = unit(current.normals + unit(match.normals))
-        oriented = (current.normals * match.normals).sum(axis=1) > 0
-        self.normals[~oriented] = 0.0
-        self.tangential = np.where(oriented, tangential, 1.0)
+        self.normals = meeting_normals(current, match)
+        self.tangential = np.where(self.normals.any(axis=1), tangential, 1.0)
         offset = match.targets - current.points
         quadratic = (offset * self.apply(offset)).sum(axis=1) / (1.0 + 2.0 * self.tangential)
         self.variance = float(self.mass @ quadratic) / max(float(self.mass.sum()), 1e-300)
@@ -254,8 +252,5 @@ class FineFit:
 
 def carried(transform: Any, samples: Samples) -> Samples:
     """Samples under a map, their normals by the inverse transpose of its Jacobian."""
-    points, normals = transform.map(samples.points), samples.normals
-    if normals.any():
-        jacobian = transform.jacobian(samples.points)
-        normals = unit(np.linalg.solve(np.swapaxes(jacobian, 1, 2), normals[:, :, None])[:, :, 0])
-    return Samples(points, normals, samples.weights)
+    gradient = transform.jacobian(samples.points) if samples.normals.any() else np.eye(3)
+    return deformed(samples, transform.map(samples.points), gradient)

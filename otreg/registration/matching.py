@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from otreg.registration.sampling import Samples
+from otreg.registration.sampling import Samples, unit
 from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
 from otreg.transport import ConvergenceWarning, solve
@@ -32,6 +32,13 @@ class Match(NamedTuple):
     targets: FloatArray
     normals: FloatArray
     confidence: FloatArray
+
+
+def meeting_normals(current: Samples, found: Match) -> FloatArray:
+    """Mean of the unit normals of each point and of its partners, (n, 3); zero where they contradict or are none."""
+    normals = unit(current.normals + unit(found.normals))
+    normals[(current.normals * found.normals).sum(axis=1) <= 0] = 0.0
+    return normals
 
 
 def match(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted, Progress
 from otreg.registration.report import finish
 from otreg.registration.result import Registration
-from otreg.registration.sampling import Samples, sample_shape, unit
+from otreg.registration.sampling import Samples, deformed, sample_shape
 from otreg.registration.settings import COARSE, FINE, PRESETS, FineLevel, Settings
 from otreg.registration.strain import deformation_energy, folded_share
 from otreg.surface import FloatArray, Landmarks, Surface
@@ -135,6 +135,16 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _State(NamedTuple):
+    """What a stage changes: to go back, or to compare two ways."""
+
+    parts: list[Deformation]
+    x: Samples
+    held_x: Samples
+    score: float
+    stages: list[dict[str, Any]]
+
+
 class _Pipeline:
     """The state of one run, in units of FIXED's diameter around FIXED's centre."""
 
@@ -215,24 +225,29 @@ class _Pipeline:
         where they bend. Both fit about as well, so that distances tell little; but points that slid along the
         surface cost deformation. Held-back points decide only where they differ by :data:`CLEAR_DIFFERENCE`.
         """
-        before = self.parts, self.x, self.held_x, self.score, self.stages
+        before = self._state()
         self._coarse_spline()
-        rigid = self.parts, self.x, self.held_x, self.score, self.stages
-        self.parts, self.x, self.held_x, self.score, self.stages = before
+        states = {"rigid": self._state()}
+        self._restore(before)
         try:
             self._affine()
             self._coarse_spline()
         finally:
-            affine = self.parts, self.x, self.held_x, self.score, self.stages
-            starts = {"rigid": rigid, "affine": affine}
-            energies = {start: self._energy(state[0]) for start, state in starts.items()}
-            least = min(rigid[3], affine[3])
-            most = least + CLEAR_DIFFERENCE * max(before[3] - least, 0.0)
-            near = [start for start, state in starts.items() if state[3] <= most]
+            states["affine"] = self._state()
+            energies = {start: self._energy(state.parts) for start, state in states.items()}
+            least = min(state.score for state in states.values())
+            most = least + CLEAR_DIFFERENCE * max(before.score - least, 0.0)
+            near = [start for start, state in states.items() if state.score <= most]
             chosen = min(near, key=lambda start: energies[start])
-            self.parts, self.x, self.held_x, self.score, self.stages = starts[chosen]
-            scores = {start: state[3] * self.length for start, state in starts.items()}
+            self._restore(states[chosen])
+            scores = {start: state.score * self.length for start, state in states.items()}
             self._note("choice of start", True, start=chosen, held_back=scores, energy=energies)
+
+    def _state(self) -> _State:
+        return _State(self.parts, self.x, self.held_x, self.score, self.stages)
+
+    def _restore(self, state: _State) -> None:
+        self.parts, self.x, self.held_x, self.score, self.stages = state
 
     def _energy(self, parts: list[Deformation]) -> float:
         """How much the map of these parts deforms MOVING beyond its pose, on some of the held-back points."""
@@ -250,18 +265,26 @@ class _Pipeline:
         blurs = np.geomspace(first, COARSE.last_blur, COARSE.steps)
         settings = self.settings
         fit = CoarseFit(self.x, COARSE, settings.control_points, settings.strain, settings.independent_points)
-        self._spline("spline", fit, blurs, COARSE.blur_variance)
+        self._spline("spline", fit, blurs, COARSE.blur_variance, Trust(settings.tangential_weight))
 
     def _fine_spline(self, level: FineLevel) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
         most = 12 * self.settings.control_points
         fit = FineFit(self.x, self.area, level, most, self.settings.fine_stiffness)
-        self._spline(f"spline {level.width * self.length:.3g}", fit, blurs, level.blur_variance)
+        name = f"spline {level.width * self.length:.3g}"
+        self._spline(name, fit, blurs, level.blur_variance, least_gain=LEAST_GAIN)
 
-    def _spline(self, name: str, fit: SplineFit, blurs: FloatArray, blur_variance: float) -> None:
-        """Match and fit in turn; keep the result if the held-back points come closer."""
+    def _spline(
+        self,
+        name: str,
+        fit: SplineFit,
+        blurs: FloatArray,
+        blur_variance: float,
+        trust: Trust | None = None,
+        least_gain: float = 0.0,
+    ) -> None:
+        """Match and fit in turn, up to where the fit would fold; keep it if the held-back points come closer."""
         current, spline, folded = self.x, fit.spline(), False
-        trust = Trust(self.settings.tangential_weight) if name == "spline" else None
         try:
             for blur in blurs:
                 found = self._match(current, float(blur))
@@ -269,12 +292,12 @@ class _Pipeline:
                 residuals = Residuals(current, found, float(blur), along, blur_variance)
                 fit.update(residuals, found)
                 proposed = fit.spline()
-                if folded_share(proposed, self.x.points, self.x.weights) > MOST_FOLDED:
+                gradient = proposed.jacobian(self.x.points)
+                if folded_share(gradient, self.x.weights) > MOST_FOLDED:
                     # finer matches would fold it further
                     folded = True
                     break
-                spline = proposed
-                current = carried(spline, self.x)
+                spline, current = proposed, deformed(self.x, proposed.map(self.x.points), gradient)
                 self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
                 self.watch.step(name, residuals.distance * self.length)
         finally:
@@ -285,13 +308,8 @@ class _Pipeline:
                 spline.kernel,
                 spline.amplitudes,
             )
-            if self._accept(
-                name,
-                carried(spline, self.held_x),
-                part,
-                0.0 if name == "spline" else LEAST_GAIN,
-                stopped_before_folding=folded,
-            ):
+            held = carried(spline, self.held_x)
+            if self._accept(name, held, part, least_gain, stopped_before_folding=folded):
                 self.x = current
 
     def _refine_samples(self) -> None:
@@ -353,8 +371,5 @@ class _Pipeline:
 
 
 def _linear(samples: Samples, matrix: FloatArray, translation: FloatArray) -> Samples:
-    """Samples under an affine map, their normals by the inverse transpose."""
-    normals = samples.normals
-    if normals.any():
-        normals = unit(np.linalg.solve(matrix.T, normals.T).T)
-    return Samples(samples.points @ matrix.T + translation, normals, samples.weights)
+    """Samples under an affine map."""
+    return deformed(samples, samples.points @ matrix.T + translation, matrix)

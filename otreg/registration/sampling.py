@@ -83,6 +83,14 @@ def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
     )
 
 
+def deformed(samples: Samples, points: FloatArray, gradient: FloatArray) -> Samples:
+    """Samples at new places; normals by the inverse transpose of the map's gradient, (3, 3) or (n, 3, 3)."""
+    normals = samples.normals
+    if normals.any():
+        normals = unit(np.linalg.solve(np.swapaxes(gradient, -1, -2), normals[:, :, None])[:, :, 0])
+    return Samples(points, normals, samples.weights)
+
+
 def unit(vectors: Any) -> FloatArray:
     """Scale vectors (n, 3) to unit length; zero ones stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -58,35 +60,27 @@ def explicit(current: Samples, match: Match, tangential: float) -> np.ndarray:
     return np.array(matrices)
 
 
-def minimum(
-    kernel: np.ndarray,
-    energy: np.ndarray,
-    matrices: np.ndarray,
-    mass: np.ndarray,
-    wanted: np.ndarray,
-    penalty: float,
-) -> np.ndarray:
-    """Minimiser of ``Σ_i m_i r_iᵀ A_i r_i + penalty · pᵀ K_zz p`` with r = K p - wanted, dense."""
-    count = kernel.shape[1]
-    big = np.einsum("nc,nij,nd->cidj", kernel, mass[:, None, None] * matrices, kernel, optimize=True)
-    big = big.reshape(3 * count, 3 * count) + penalty * np.kron(energy, np.eye(3))
-    right = np.einsum("nc,nij,nj->ci", kernel, mass[:, None, None] * matrices, wanted, optimize=True)
-    return np.linalg.solve(big, right.ravel()).reshape(count, 3)
+class Quadratic(NamedTuple):
+    """``Σ_i m_i r_iᵀ A_i r_i + penalty · pᵀ K_zz p`` with r = K p - wanted, dense."""
 
+    kernel: np.ndarray
+    energy: np.ndarray
+    matrices: np.ndarray
+    mass: np.ndarray
+    wanted: np.ndarray
+    penalty: float
 
-def objective(
-    p: np.ndarray,
-    kernel: np.ndarray,
-    energy: np.ndarray,
-    matrices: np.ndarray,
-    mass: np.ndarray,
-    wanted: np.ndarray,
-    penalty: float,
-) -> float:
-    r = kernel @ p - wanted
-    return float(
-        np.einsum("n,ni,nij,nj->", mass, r, matrices, r) + penalty * np.einsum("ci,cd,di->", p, energy, p)
-    )
+    def minimum(self) -> np.ndarray:
+        count, weights = self.kernel.shape[1], self.mass[:, None, None] * self.matrices
+        big = np.einsum("nc,nij,nd->cidj", self.kernel, weights, self.kernel, optimize=True)
+        big = big.reshape(3 * count, 3 * count) + self.penalty * np.kron(self.energy, np.eye(3))
+        right = np.einsum("nc,nij,nj->ci", self.kernel, weights, self.wanted, optimize=True)
+        return np.linalg.solve(big, right.ravel()).reshape(count, 3)
+
+    def at(self, p: np.ndarray) -> float:
+        r = self.kernel @ p - self.wanted
+        misfit = np.einsum("n,ni,nij,nj->", self.mass, r, self.matrices, r)
+        return float(misfit + self.penalty * np.einsum("ci,cd,di->", p, self.energy, p))
 
 
 def gaussians(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -205,12 +199,14 @@ def test_coarse_fit_minimises_its_objective(tangential: float, normals: bool) ->
         given.weights * match.confidence,
         match.targets - given.points,
     )
-    exact = minimum(kernel, energy + fitting.KERNEL_RIDGE * energy[0, 0] * np.eye(60), *rest, penalty)
+    ridge = fitting.KERNEL_RIDGE * energy[0, 0] * np.eye(60)
+    exact = Quadratic(kernel, energy + ridge, *rest, penalty).minimum()
     found = fit.spline().map(given.points) - given.points
     assert np.linalg.norm(found - kernel @ exact) < 1e-3 * np.linalg.norm(kernel @ exact)
-    best = objective(exact, kernel, energy, *rest, penalty)
-    assert objective(fit.coefficients, kernel, energy, *rest, penalty) == pytest.approx(best, rel=1e-4)
-    assert objective(np.zeros((60, 3)), kernel, energy, *rest, penalty) > 2 * best
+    objective = Quadratic(kernel, energy, *rest, penalty)
+    best = objective.at(exact)
+    assert objective.at(fit.coefficients) == pytest.approx(best, rel=1e-4)
+    assert objective.at(np.zeros((60, 3))) > 2 * best
 
 
 @pytest.mark.parametrize("tangential", [0.1, 1.0])
@@ -228,12 +224,13 @@ def test_fine_fit_minimises_its_objective(tangential: float) -> None:
         given.weights * match.confidence,
         match.targets - given.points,
     )
-    exact = minimum(kernel, energy, *rest, penalty)
+    objective = Quadratic(kernel, energy, *rest, penalty)
+    exact = objective.minimum()
     found = fit.spline().map(given.points) - given.points
     assert np.linalg.norm(found - kernel @ exact) < 1e-2 * np.linalg.norm(kernel @ exact)
-    best = objective(exact, kernel, energy, *rest, penalty)
-    assert objective(fit.coefficients, kernel, energy, *rest, penalty) == pytest.approx(best, rel=2e-3)
-    assert objective(np.zeros((len(z), 3)), kernel, energy, *rest, penalty) > 2 * best
+    best = objective.at(exact)
+    assert objective.at(fit.coefficients) == pytest.approx(best, rel=2e-3)
+    assert objective.at(np.zeros((len(z), 3))) > 2 * best
 
 
 @pytest.mark.parametrize("kind", ["coarse", "fine"])

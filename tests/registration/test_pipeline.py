@@ -156,6 +156,47 @@ def test_stages_that_do_not_help_are_dropped_and_named(
     assert np.array_equal(found.moved.points, rigid.moved.points)
 
 
+def test_a_fit_that_would_fold_stops_at_the_match_before(
+    pair: PhantomPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the fifth match on every gradient counts as folded: four remain, and the report says why."""
+    asked = itertools.count(1)
+    monkeypatch.setattr(pipeline, "folded_share", lambda *_: float(next(asked) > 4))
+    matches: list[str] = []
+    shapes = Surface(*pair.moving), Surface(*pair.fixed)
+    found = otreg.register(*shapes, settings=FEW, progress=lambda event: matches.append(event.stage))
+    assert matches.count("spline") == 4
+    stages = [stage for stage in found.report["stages"] if stage["stage"].startswith("spline")]
+    assert stages and all(stage["stopped_before_folding"] for stage in stages)
+    assert (found.transform.jacobian_determinant(shapes[0].points) > 0).all()
+    assert error(found, pair.truth, shapes[1]) < error(
+        otreg.register(*shapes, "similarity", settings=FEW), pair.truth, shapes[1]
+    )
+
+
+@pytest.mark.parametrize("cheaper", ["rigid", "affine"])
+@pytest.mark.parametrize("clear", [False, True])
+def test_the_start_that_deforms_less_is_kept_unless_the_other_fits_clearly_better(
+    pair: PhantomPair, monkeypatch: pytest.MonkeyPatch, cheaper: str, clear: bool
+) -> None:
+    """Energies and, where ``clear``, distances are dictated: then the dearer start fits far better."""
+    fits: list[float] = []
+    original = pipeline._Pipeline._coarse_spline
+
+    def coarse(self: pipeline._Pipeline) -> None:
+        original(self)
+        fits.append(self.score)
+        far_better = len(fits) == (2 if cheaper == "rigid" else 1)
+        self.score = 1e-6 if clear and far_better else 1e-2
+
+    energies = iter([1.0, 2.0] if cheaper == "rigid" else [2.0, 1.0])
+    monkeypatch.setattr(pipeline._Pipeline, "_coarse_spline", coarse)
+    monkeypatch.setattr(pipeline._Pipeline, "_energy", lambda *_: next(energies))
+    found = otreg.register(Surface(*pair.moving), Surface(*pair.fixed), settings=FEW)
+    (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of start"]
+    assert (choice["start"] == cheaper) != clear
+
+
 def test_landmarks_give_the_start() -> None:
     """Three exact pairs of a turned copy: the map is theirs, to rounding."""
     moving, turn = mesh(1), random_rotation(np.random.default_rng(8))

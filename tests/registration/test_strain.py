@@ -34,8 +34,12 @@ def test_what_varies_over_the_shape_counts_twice_more() -> None:
 
 
 def test_folding_is_weighed_and_not_a_number_folds() -> None:
-    assert folded_share(Affine.identity(), POINTS, WEIGHTS) == 0.0
     push = Spline(POINTS[:1], [[-3.0, 0.0, 0.0]], 0.5)
-    folded = np.linalg.det(push.jacobian(POINTS)) <= 0
+    gradients = push.jacobian(POINTS)
+    folded = np.linalg.det(gradients) <= 0
     assert 0 < folded.sum() < 50
-    assert folded_share(push, POINTS, WEIGHTS) == pytest.approx(WEIGHTS[folded].sum() / WEIGHTS.sum())
+    share = WEIGHTS[folded].sum() / WEIGHTS.sum()
+    assert folded_share(gradients, WEIGHTS) == pytest.approx(share)
+    assert folded_share(np.broadcast_to(np.eye(3), (50, 3, 3)), WEIGHTS) == 0.0
+    with np.errstate(invalid="ignore"):
+        assert folded_share(np.full((50, 3, 3), np.nan), WEIGHTS) == 1.0
