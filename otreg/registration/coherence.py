@@ -11,7 +11,7 @@ from otreg.registration.sampling import Samples
 NEIGHBOURHOOD = 0.05
 """Width of the Gaussian that says who is a neighbour, a share of FIXED's diameter."""
 
-FULL_TRUST = 0.05
+FULL_TRUST = 0.078
 """Coherence from which residuals along the surface count fully."""
 
 LEAST = 0.003

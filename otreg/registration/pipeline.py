@@ -32,7 +32,7 @@ HELD_BACK = 4000
 HELD_BACK_TRUNCATION = 0.1
 FIRST_BLUR_TO_MISFIT = 2.0
 AFFINE_TANGENTIAL = 0.1
-FINE_TANGENTIAL = 0.06
+FINE_TANGENTIAL = 0.02
 MOST_FOLDED = 0.0005
 """Share of the sampled points at which a fit may fold space; beyond it, it stops at the match before."""
 

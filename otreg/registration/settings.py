@@ -49,7 +49,7 @@ class Settings:
     starts: int = 120
     normal_weight: float = 0.15
     reach_factor: float = 2.5
-    tangential_weight: float = 0.3
+    tangential_weight: float = 0.4
     strain: float = 0.1
     independent_points: float = 1000.0
     fine_stiffness: float = 30.0
