@@ -297,7 +297,7 @@ class _Pipeline:
                     # finer matches would fold it further
                     folded = True
                     break
-                spline, current = proposed, deformed(self.x, proposed.map(self.x.points), gradient)
+                spline, current = proposed, deformed(self.x, fit.moved(), gradient)
                 self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
                 self.watch.step(name, residuals.distance * self.length)
         finally:
