@@ -22,6 +22,10 @@ BLUR_VARIANCE = 0.1
 """Share of blur² added to the variance of residuals: a match is no sharper."""
 
 KERNEL_RIDGE = 1e-6
+
+FINE_TOLERANCE = 5e-3
+"""Relative residual of a fine fit: the next match, which starts from it, moves the targets by more."""
+
 WARM = 3
 """Matches of a coarse spline before its variances move: the first ones are too wide to tell."""
 
@@ -247,7 +251,7 @@ class FineFit:
             LinearOperator((size, size), product, dtype=np.float64),
             right.ravel(),
             self.coefficients.ravel(),
-            rtol=5e-3,
+            rtol=FINE_TOLERANCE,
             maxiter=200,
             M=LinearOperator((size, size), lambda r: (inverse @ r.reshape(*shape, 1)).ravel()),
         )
