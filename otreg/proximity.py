@@ -107,6 +107,33 @@ class SurfaceIndex:
         search = self._on_triangles if self.surface.has_triangles else self._on_points
         return _drop_far(search(array, limit), limit)
 
+    def farthest(self, queries: ArrayLike, at_least: float = 0.0) -> float:
+        """Largest distance from any of the queries to the surface, or ``at_least`` where that is larger.
+
+        Parameters
+        ----------
+        queries : array_like, shape (Q, 3)
+            May be empty.
+        at_least : float
+            A distance that is known already: queries whose distance to the triangle with the nearest centre is no
+            larger cannot raise it, and are not searched for. Default 0: nothing is known.
+
+        Returns
+        -------
+        float
+            In length units.
+
+        Raises
+        ------
+        InputError
+            If the queries are not finite (Q, 3) coordinates.
+        """
+        array = np.asarray(queries, dtype=np.float64).reshape(-1, 3)
+        if self.surface.has_triangles and len(array) and np.isfinite(array).all():
+            bound = self._measure(array, self._seeds.query(array)[1].astype(np.int64)).distances
+            array = array[bound > at_least]
+        return max(float(self.closest(array).distances.max(initial=0.0)), at_least)
+
     def _on_points(self, queries: FloatArray, limit: float) -> Closest:
         distances, index = self._seeds.query(queries)
         barycentric = np.tile([1.0, 0.0, 0.0], (len(queries), 1))

@@ -273,7 +273,7 @@ def _one_way(
     if len(vertices) > _MOST_VERTICES:
         vertices = vertices[rng.choice(len(vertices), _MOST_VERTICES, replace=False)]
     distances = found.distances
-    farthest = max(distances.max(), index.closest(vertices).distances.max())
+    farthest = index.farthest(vertices, float(distances.max()))
     angles = np.zeros(0)
     if source.has_triangles and target.has_triangles:
         other = target.triangle_normals[found.triangles]

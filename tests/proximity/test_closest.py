@@ -249,3 +249,16 @@ def test_real_mesh_is_exact_and_quick() -> None:
     for k in some:
         foot = trimesh.triangles.closest_point(corners, np.repeat(queries[k][None], len(corners), axis=0))
         assert found.distances[k] == pytest.approx(np.linalg.norm(foot - queries[k], axis=1).min(), abs=1e-9)
+
+
+@pytest.mark.parametrize("at_least", [0.0, 0.3, 100.0])
+def test_farthest_is_the_largest_of_all_distances(at_least: float) -> None:
+    rng = np.random.default_rng(4)
+    corners = rng.normal(size=(40, 3))
+    for surface in (Surface(corners, rng.permutation(39).reshape(13, 3)), Surface(corners)):
+        queries = rng.normal(size=(200, 3))
+        largest = closest_points(queries, surface).distances.max()
+        assert SurfaceIndex(surface).farthest(queries, at_least) == max(largest, at_least)
+        assert SurfaceIndex(surface).farthest(np.zeros((0, 3)), at_least) == at_least
+        with pytest.raises(InputError):
+            SurfaceIndex(surface).farthest([[np.nan, 0.0, 0.0]])
