@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from otreg.reductions.fused import ABSENT
+from otreg.reductions.fused import ABSENT, attention
 from otreg.reductions.stored import Block, StoredKernel
 from otreg.reductions.tree import Tree, build_tree
 
@@ -134,6 +134,15 @@ def reduce_tiles(
     top, sums = h.new_empty(rows.tiles.shape[:2]), h.new_empty(*rows.tiles.shape[:2], 1 + width)
     stored: list[Block] | None = [] if room else None
     for part in prepare(rows, columns, batches, level, barycentre, h, eps):
+        if stored is None:
+            # nothing is kept: one pass over the pairs, all tiles of a batch at once
+            near = None if channels is None else channels[_places(part.batch, tree)].to(part.keys.dtype)
+            logs, average = attention(part.queries * LOG_2, part.keys, near)
+            top[part.batch.tiles] = logs.double() + part.constant
+            sums[part.batch.tiles, :, :1] = 1.0
+            if average is not None:
+                sums[part.batch.tiles, :, 1:] = average.double()
+            continue
         block, highest = make_block(part, rows, columns, least_share, bound)
         top[part.batch.tiles] = highest
         weights = block.shares.new_ones(*block.columns.shape, 1)
@@ -150,6 +159,13 @@ def reduce_tiles(
     if stored is None:
         return log_sum, mean, None
     return log_sum, mean, StoredKernel(stored, h, highest, order, tree.order, ~tree.repeated)
+
+
+def _places(batch: Batch, tree: Tree) -> Tensor:
+    """Where the columns of each tile stand in the order of the tree, (B, C); the last place stands for nothing."""
+    size = tree.leaf_size
+    places = batch.leaves[:, :, None] * size + torch.arange(size, device=batch.leaves.device)
+    return places.flatten(1).clamp_max_(tree.leaves * size)
 
 
 def make_block(
