@@ -31,7 +31,12 @@ def say(line: str) -> None:
     """Print one line on stderr, where everything goes that is not a result."""
     with contextlib.suppress(OSError, ValueError):  # a closed stderr must not turn into another error
         start = CLEAR_LINE if rewrites_lines(sys.stderr) else ""
-        print(f"{start}otreg: {one_line(line)}", file=sys.stderr, flush=True)
+        text = f"{start}otreg: {one_line(line)}"
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except RuntimeError:
+            # Ctrl-C came while the progress bar was being written: the stream is busy, the terminal is not
+            os.write(sys.stderr.fileno(), f"{text}\n".encode(errors="replace"))
 
 
 def warn(line: str) -> None:

@@ -240,6 +240,22 @@ def test_debugging_shows_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_message_reaches_a_stderr_that_is_busy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C may come in the middle of a write of the progress bar: Python refuses to enter the stream twice."""
+
+    class Busy(io.StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "stderr").open("w") as file:
+        monkeypatch.setattr("sys.stderr", Busy())
+        errors.say("stopping after this step")
+    assert (tmp_path / "stderr").read_text() == "otreg: stopping after this step\n"
+
+
 def test_the_first_interrupt_asks_and_the_second_ends(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interruption() as stop:
