@@ -177,21 +177,22 @@ def make_block(
     """
     leaves, height, size = part.batch.leaves, rows.tiles.shape[1], columns.tree.leaf_size
     nothing, least = columns.tree.leaves * size, math.log2(least_share)
-    tops, counts, kept, kept_shares = [], [], [], []
+    tops, counts, kept, kept_scores = [], [], [], []
     largest = part.keys.new_empty(part.keys.shape[:2])
-    # tile by tile: what is at hand stays in the fastest caches
+    # tile by tile: what is at hand stays in the fastest caches. Columns first, as blocks want them
     for tile, (queries, keys) in enumerate(zip(part.queries, part.keys, strict=True)):
-        scores = queries @ keys.T
-        tops.append(scores.amax(dim=1))
-        largest[tile] = scores.sub_(tops[-1][:, None]).amax(dim=0)
+        scores = keys @ queries.T
+        tops.append(scores.amax(dim=0))
+        torch.amax(scores.sub_(tops[-1]), dim=1, out=largest[tile])
         kept.append((largest[tile] > least).nonzero()[:, 0])
         counts.append(len(kept[-1]))
-        kept_shares.append(scores.index_select(1, kept[-1]).exp2_())
+        kept_scores.append(scores.index_select(0, kept[-1]))
     # one rectangle for all tiles, filled up with the place that stands for nothing
     chosen = torch.full((len(leaves), max(counts)), nothing, device=leaves.device)
-    shares = torch.zeros(*chosen.shape, height, dtype=rows.points.dtype, device=leaves.device)
-    for tile, (columns_kept, kept_share) in enumerate(zip(kept, kept_shares, strict=True)):
-        shares[tile, : counts[tile]] = kept_share.T
+    shares = torch.empty(*chosen.shape, height, dtype=rows.points.dtype, device=leaves.device)
+    for tile, (columns_kept, scores) in enumerate(zip(kept, kept_scores, strict=True)):
+        shares[tile, : counts[tile]] = scores.exp2_()
+        shares[tile, counts[tile] :] = 0.0
         places = leaves[tile, columns_kept // size] * size + columns_kept % size
         # all places of the leaf of absent points are one
         chosen[tile, : counts[tile]] = places.clamp_max_(nothing)

@@ -105,6 +105,9 @@ class SplineFit(Protocol):
     def moved(self) -> FloatArray:
         """The starting points under the map fitted last, by the kernel that the fit has stored, (n, 3)."""
 
+    def gradient(self) -> FloatArray:
+        """Jacobian of the map fitted last at the starting points, likewise, (n, 3, 3)."""
+
 
 class CoarseFit:
     """A spline of several Gaussian widths on a few hundred control points, whose variances the data set.
@@ -203,12 +206,25 @@ class CoarseFit:
         """The starting points under the map fitted last, (n, 3)."""
         return self.start.points + self._displacement
 
+    def gradient(self) -> FloatArray:
+        """Jacobian of the map fitted last at the starting points, (n, 3, 3)."""
+        slopes = _weighted_sum(self._at_start, -self.variances / np.square(self.level.widths)).numpy()
+        return _gradient(slopes, self.start.points, self.control_points, self.coefficients)
+
 
 def _weighted_sum(kernels: list[Tensor], weights: FloatArray) -> Tensor:
     total = torch.zeros_like(kernels[0])
     for kernel, weight in zip(kernels, weights.tolist(), strict=True):
         total.add_(kernel, alpha=weight)
     return total
+
+
+def _gradient(slopes: Any, points: FloatArray, controls: FloatArray, coefficients: FloatArray) -> FloatArray:
+    """``I + Σ_c s_ic p_c (x_i - z_c)ᵀ``: Jacobian of a radial spline, one product for all; s is ``k'(r)/r`` (n, m)."""
+    outer = (coefficients[:, :, None] * controls[:, None, :]).reshape(-1, 9)
+    sums = slopes @ np.concatenate([coefficients, outer], axis=1)
+    near = sums[:, :3, None] * points[:, None, :] - sums[:, 3:].reshape(-1, 3, 3)
+    return np.asarray(np.eye(3) + near, dtype=np.float64)
 
 
 class FineFit:
@@ -218,21 +234,24 @@ class FineFit:
         self.start, self.level, self.stiffness = start, level, stiffness
         count = int(np.clip(area / level.spacing**2, 100, most))
         self.control_points = start.points[thinned(start.points, count)]
-        kernel = self._near(start.points)
+        kernel, slopes = self._near(start.points)
         self._kernel, self._back = SparseMatrix(kernel), SparseMatrix(kernel.T)
+        self._slopes = SparseMatrix(slopes)
         self._squares = SparseMatrix(kernel.multiply(kernel).T)
-        self._energy = SparseMatrix(self._near(self.control_points))
+        self._energy = SparseMatrix(self._near(self.control_points)[0])
         self.coefficients = np.zeros_like(self.control_points)
 
-    def _near(self, points: FloatArray) -> Any:
-        """The Wendland kernel between points and control points within reach, sparse."""
+    def _near(self, points: FloatArray) -> tuple[Any, Any]:
+        """The Wendland kernel φ between points and control points within reach, and φ'(r)/(r width²), sparse."""
         pairs = cKDTree(points).sparse_distance_matrix(
             cKDTree(self.control_points), self.level.width, output_type="coo_matrix"
         )
         r = pairs.data / self.level.width
-        pairs.data = (1 - r) ** 6 * (35 * r * r + 18 * r + 3) / 3
         # single precision halves what every product reads; the solution wants three digits
-        return pairs.tocsr().astype(np.float32)
+        pairs.data = ((1 - r) ** 6 * (35 * r * r + 18 * r + 3) / 3).astype(np.float32)
+        slopes = pairs.copy()
+        slopes.data = (-56 / 3 * (1 - r) ** 5 * (5 * r + 1) / self.level.width**2).astype(np.float32)
+        return pairs.tocsr(), slopes.tocsr()
 
     def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
@@ -272,6 +291,10 @@ class FineFit:
     def moved(self) -> FloatArray:
         """The starting points under the map fitted last, (n, 3)."""
         return self.start.points + self._kernel @ self.coefficients
+
+    def gradient(self) -> FloatArray:
+        """Jacobian of the map fitted last at the starting points, (n, 3, 3)."""
+        return _gradient(self._slopes, self.start.points, self.control_points, self.coefficients)
 
     def spline(self) -> Spline:
         """The map fitted last."""

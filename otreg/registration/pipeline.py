@@ -292,7 +292,7 @@ class _Pipeline:
                 residuals = Residuals(current, found, float(blur), along, blur_variance)
                 fit.update(residuals, found)
                 proposed = fit.spline()
-                gradient = proposed.jacobian(self.x.points)
+                gradient = fit.gradient()
                 if folded_share(gradient, self.x.weights) > MOST_FOLDED:
                     # finer matches would fold it further
                     folded = True

@@ -203,6 +203,8 @@ def test_coarse_fit_minimises_its_objective(tangential: float, normals: bool) ->
     exact = Quadratic(kernel, energy + ridge, *rest, penalty).minimum()
     found = fit.spline().map(given.points) - given.points
     np.testing.assert_allclose(fit.moved() - given.points, found, atol=1e-5 * np.abs(found).max())
+    jacobian = fit.spline().jacobian(given.points)
+    np.testing.assert_allclose(fit.gradient(), jacobian, atol=1e-4 * np.abs(jacobian - np.eye(3)).max())
     assert np.linalg.norm(found - kernel @ exact) < 1e-3 * np.linalg.norm(kernel @ exact)
     objective = Quadratic(kernel, energy, *rest, penalty)
     best = objective.at(exact)
@@ -236,6 +238,8 @@ def test_fine_fit_minimises_its_objective(
     found = fit.spline().map(given.points) - given.points
     assert np.linalg.norm(found - kernel @ exact) < error * np.linalg.norm(kernel @ exact)
     np.testing.assert_allclose(fit.moved() - given.points, found, atol=1e-5 * np.abs(found).max())
+    jacobian = fit.spline().jacobian(given.points)
+    np.testing.assert_allclose(fit.gradient(), jacobian, atol=1e-4 * np.abs(jacobian - np.eye(3)).max())
     best = objective.at(exact)
     assert objective.at(fit.coefficients) == pytest.approx(best, rel=excess)
     assert objective.at(np.zeros((len(z), 3))) > 2 * best
