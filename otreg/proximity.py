@@ -128,8 +128,9 @@ class SurfaceIndex:
         InputError
             If the queries are not finite (Q, 3) coordinates.
         """
-        array = np.asarray(queries, dtype=np.float64).reshape(-1, 3)
-        if self.surface.has_triangles and len(array) and np.isfinite(array).all():
+        array = np.asarray(queries, dtype=np.float64)
+        well_formed = array.size > 0 and array.shape[1:] == (3,) and np.isfinite(array).all()
+        if self.surface.has_triangles and well_formed:
             bound = self._measure(array, self._seeds.query(array)[1].astype(np.int64)).distances
             array = array[bound > at_least]
         return max(float(self.closest(array).distances.max(initial=0.0)), at_least)

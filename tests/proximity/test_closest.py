@@ -269,3 +269,5 @@ def test_farthest_is_the_largest_of_all_distances(at_least: float) -> None:
         assert SurfaceIndex(surface).farthest(np.zeros((0, 3)), at_least) == at_least
         with pytest.raises(InputError):
             SurfaceIndex(surface).farthest([[np.nan, 0.0, 0.0]])
+        with pytest.raises(InputError):
+            SurfaceIndex(surface).farthest(np.zeros((3, 2)))
