@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from otreg.deformations import Spline
+from otreg.deformations.kernels import wendland_profile
 from otreg.registration.matching import Match, meeting_normals
 from otreg.registration.sampling import Samples, deformed, farthest_points, thinned
 from otreg.registration.settings import CoarseLevel, FineLevel
@@ -246,11 +247,12 @@ class FineFit:
         pairs = cKDTree(points).sparse_distance_matrix(
             cKDTree(self.control_points), self.level.width, output_type="coo_matrix"
         )
-        r = pairs.data / self.level.width
-        # single precision halves what every product reads; the solution wants three digits
-        pairs.data = ((1 - r) ** 6 * (35 * r * r + 18 * r + 3) / 3).astype(np.float32)
+        squared = torch.from_numpy(pairs.data / self.level.width).square_()
         slopes = pairs.copy()
-        slopes.data = (-56 / 3 * (1 - r) ** 5 * (5 * r + 1) / self.level.width**2).astype(np.float32)
+        # single precision halves what every product reads; the solution wants three digits
+        pairs.data = wendland_profile(squared).float().numpy()
+        # the profile is one of r²/width², hence the 2
+        slopes.data = (wendland_profile(squared, 1) * (2.0 / self.level.width**2)).float().numpy()
         return pairs.tocsr(), slopes.tocsr()
 
     def update(self, residuals: Residuals, match: Match) -> None:
