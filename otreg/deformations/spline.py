@@ -11,8 +11,8 @@ from torch import Tensor
 
 from otreg.deformations.base import Deformation, parameter_tensor
 from otreg.deformations.inverse import InverseDeformation
-from otreg.deformations.kernels import KERNELS, kernel_sums
 from otreg.errors import InputError
+from otreg.reductions.radial import KERNELS, kernel_sums
 
 _INVERSE_TOLERANCE = 1e-9  # of the extent
 

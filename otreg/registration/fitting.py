@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from otreg.deformations import Spline
-from otreg.deformations.kernels import wendland_profile
+from otreg.reductions.radial import wendland_profile
 from otreg.registration.matching import Match, meeting_normals
 from otreg.registration.sampling import Samples, deformed, farthest_points, thinned
 from otreg.registration.settings import CoarseLevel, FineLevel

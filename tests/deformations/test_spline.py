@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otreg import InputError
-from otreg.deformations import Spline, kernels
-from otreg.deformations.cells import CellGrid
+from otreg.deformations import Spline
+from otreg.reductions import radial
+from otreg.reductions.cells import CellGrid
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -32,7 +33,7 @@ def dense(points: np.ndarray, spline: Spline) -> np.ndarray:
 @pytest.fixture(params=["by cells", "by pairs"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of summing a compact kernel, whatever the sizes would choose."""
-    monkeypatch.setattr(kernels, "_FULL_CELL", 0 if request.param == "by cells" else 10**12)
+    monkeypatch.setattr(radial, "_FULL_CELL", 0 if request.param == "by cells" else 10**12)
     return request.param
 
 
@@ -41,7 +42,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     seeds,
     st.integers(1, 60),
     st.integers(1, 40),
-    st.sampled_from(kernels.KERNELS),
+    st.sampled_from(radial.KERNELS),
     st.sampled_from([1e-3, 0.1, 0.5, 2.0, 100.0]),
     st.sampled_from([0, 10**12]),
     st.sampled_from([0.0, 1e3]),
@@ -55,8 +56,8 @@ def test_map_is_the_definition(
     # Some points on control points, some far outside.
     x = np.concatenate([rng.normal(size=(count, 3)) + offset, z[:5], [[1e9, 0, 0], [0, -1e9, 5]]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "_FULL_CELL", full_cell)
-        patch.setattr(kernels, "BLOCK", 97)  # many blocks
+        patch.setattr(radial, "_FULL_CELL", full_cell)
+        patch.setattr(radial, "BLOCK", 97)  # many blocks
         moved = spline.map(x)
     # |x|² + |z|² - 2xz rounds by some eps |x|², which the width divides
     assert np.abs(moved[:-2] - dense(x[:-2], spline)).max() < 1e-9 + 1e-14 / width**2
@@ -68,19 +69,19 @@ def test_wendland_profile_and_its_derivatives() -> None:
     u = torch.linspace(0.01, 1.2, 25, dtype=torch.float64)
     step = 1e-6
     for order in range(3):
-        value = kernels.wendland_profile(u, order)
+        value = radial.wendland_profile(u, order)
         assert not value[u >= 1.0].any()
-        change = kernels.wendland_profile(u + step, order) - kernels.wendland_profile(u - step, order)
-        slope = kernels.wendland_profile(u, order + 1)
+        change = radial.wendland_profile(u + step, order) - radial.wendland_profile(u - step, order)
+        slope = radial.wendland_profile(u, order + 1)
         assert torch.allclose(slope, change / (2 * step), rtol=1e-6, atol=1e-6)
     # k = 1 - 28/3 s² + 70 s⁴ + O(s⁵)
     s = torch.tensor([0.0, 1e-2], dtype=torch.float64)
-    assert kernels.wendland_profile(s**2).tolist() == pytest.approx([1.0, 1 - 28 / 3e4 + 70e-8], abs=2e-8)
+    assert radial.wendland_profile(s**2).tolist() == pytest.approx([1.0, 1 - 28 / 3e4 + 70e-8], abs=2e-8)
     with pytest.raises(InputError, match="three times"):
-        kernels.wendland_profile(s, 4)
+        radial.wendland_profile(s, 4)
 
 
-@pytest.mark.parametrize("kernel", kernels.KERNELS)
+@pytest.mark.parametrize("kernel", radial.KERNELS)
 def test_second_derivatives(kernel: str, way: str) -> None:
     """A control point is where a radial kernel written with r would give NaN; points lie on some here."""
     rng = np.random.default_rng(0)
@@ -105,7 +106,7 @@ def test_gradients_do_not_depend_on_blocks(way: str, monkeypatch: pytest.MonkeyP
     r = torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist")
     k = (1 - r).clamp_min(0) ** 6 * (35 * r**2 + 18 * r + 3) / 3
     for size in (50, 1 << 20):
-        monkeypatch.setattr(kernels, "BLOCK", size)
+        monkeypatch.setattr(radial, "BLOCK", size)
         p = torch.full((30, 3), 0.1, dtype=torch.float64).requires_grad_()
         (gradient,) = torch.autograd.grad((Spline(z, p, 1.0, "wendland").map(x) ** 2).sum(), p)
         assert torch.allclose(gradient, 2 * k.T @ (x + k @ p.detach()), rtol=1e-10, atol=1e-12)
@@ -152,7 +153,7 @@ print(peak(15_000) - start, peak(30_000) - start)
 """
 
 
-@pytest.mark.parametrize("kernel", kernels.KERNELS)
+@pytest.mark.parametrize("kernel", radial.KERNELS)
 def test_memory_grows_with_the_points_alone(kernel: str) -> None:
     """30,000 × 1,500 pairs are 360 MB of float64; all that a point needs is less than 1 kB."""
     if not sys.platform.startswith("linux"):

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otreg.deformations.cells import CellGrid, Near
 from otreg.errors import InputError
-from otreg.reductions import kernel_sum
+from otreg.reductions.cells import CellGrid, Near
+from otreg.reductions.kernels import kernel_sum
 
 KERNELS = ("gaussian", "wendland")
 
