@@ -29,6 +29,7 @@ _LAZY = {
 _SUBMODULES = (
     "autodiff",
     "deformations",
+    "flows",
     "io",
     "quality",
     "reductions",
@@ -40,7 +41,7 @@ _SUBMODULES = (
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
 if TYPE_CHECKING:
-    from otreg import deformations, io, quality, reductions, registration, transport, visualize
+    from otreg import deformations, flows, io, quality, reductions, registration, transport, visualize
     from otreg.deformations import load_transform
     from otreg.errors import InputError, OtregError
     from otreg.io import read, read_landmarks, write, write_landmarks
