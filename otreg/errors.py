@@ -15,3 +15,11 @@ class InputError(OtregError, ValueError):
 
 class NotInvertibleError(OtregError, ArithmeticError):
     """A map folds at the points asked for, so it has no inverse there."""
+
+
+class ReplayError(OtregError, RuntimeError):
+    """A step of a loop did not do again what it did at first, so its derivative cannot be had by running it again."""
+
+
+class IntegrationError(OtregError, ArithmeticError):
+    """A flow left the finite numbers, or needed more steps than it was allowed."""
