@@ -31,6 +31,7 @@ _SUBMODULES = (
     "deformations",
     "flows",
     "io",
+    "kernels",
     "quality",
     "reductions",
     "registration",
@@ -41,7 +42,17 @@ _SUBMODULES = (
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
 if TYPE_CHECKING:
-    from otreg import deformations, flows, io, quality, reductions, registration, transport, visualize
+    from otreg import (
+        deformations,
+        flows,
+        io,
+        kernels,
+        quality,
+        reductions,
+        registration,
+        transport,
+        visualize,
+    )
     from otreg.deformations import load_transform
     from otreg.errors import InputError, OtregError
     from otreg.io import read, read_landmarks, write, write_landmarks

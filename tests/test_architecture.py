@@ -25,6 +25,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("surface", "frames"),
     ("io", "overlap", "proximity", "reductions", "autodiff"),
+    ("kernels",),
     ("transport", "flows", "attachments"),
     ("deformations",),
     ("quality",),

@@ -86,6 +86,20 @@ def positive(given: Any, name: str) -> float:
     return number
 
 
+def as_parameter(given: Any, name: str, *, zero: bool = False) -> float | Tensor:
+    """Return a parameter of a kernel: a float, or a tensor of shape () as it came, so that gradients reach it.
+
+    It must be finite and positive; with ``zero``, it may be 0 too.
+    """
+    if isinstance(given, Tensor) and (given.ndim or not given.is_floating_point()):
+        shape = tuple(given.shape)
+        raise InputError(f"{name} must be a float or a float tensor of shape (), got {given.dtype} {shape}")
+    number = given.detach() if isinstance(given, Tensor) else given
+    if not (zero and isinstance(number, Tensor | float | int) and float(number) == 0.0):
+        positive(number, name)
+    return given if isinstance(given, Tensor) else float(given)
+
+
 def same_kind(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
     """Raise InputError unless both tensors have one dtype and one device."""
     if first.device != second.device:

@@ -57,20 +57,26 @@ def log_sum_exp_mean(
     return log_sum, mean.masked_fill(empty[:, None], 0.0)
 
 
-def radial_sum(x: Tensor, y: Tensor, values: Tensor, formula: str, scale: float) -> Tensor:
+def radial_sum(x: Tensor, y: Tensor, values: Tensor, formula: str, constants: tuple[float, ...]) -> Tensor:
     """``Σ_j formula(|x_i - y_j|²) v_j``; the formula is KeOps code in ``{s}`` (that square) and ``w``."""
+    # The origin does not matter to differences, but float32 coordinates far from it would.
+    centre = y.detach().mean(dim=0) if len(y) else 0.0
+    return pair_sum(x - centre, y - centre, values, formula.format(s="SqDist(p,q)"), constants)
+
+
+def pair_sum(x: Tensor, y: Tensor, values: Tensor, formula: str, constants: tuple[float, ...]) -> Tensor:
+    """``Σ_j formula(x_i, y_j) v_j``; the formula is KeOps code in ``p``, ``q`` and the constants ``w``."""
     if len(x) == 0 or len(y) == 0:
         return values.new_zeros(len(x), values.shape[1])
+    if values.shape[1] > CHANNELS[-1]:
+        parts = values.tensor_split(-(-values.shape[1] // CHANNELS[-1]), dim=1)
+        return torch.cat([pair_sum(x, y, part, formula, constants) for part in parts], dim=1)
     dimension, width = _size(x.shape[1], DIMENSIONS), _size(values.shape[1], CHANNELS)
-    code = formula.format(s="SqDist(p,q)")
-    aliases = (f"p=Vi({dimension})", f"q=Vj({dimension})", "w=Pm(1)", f"v=Vj({width})")
+    aliases = (f"p=Vi({dimension})", f"q=Vj({dimension})", f"w=Pm({len(constants)})", f"v=Vj({width})")
     with quietly():
-        reduce = _genred(f"({code})*v", aliases, "Sum", None)
-        centre = y.mean(dim=0)
-        weight = torch.tensor([scale], dtype=x.dtype, device=x.device)
-        total = reduce(
-            _padded(x - centre, dimension), _padded(y - centre, dimension), weight, _padded(values, width)
-        )
+        reduce = _genred(f"({formula})*v", aliases, "Sum", None)
+        weight = torch.tensor(constants, dtype=x.dtype, device=x.device)
+        total = reduce(_padded(x, dimension), _padded(y, dimension), weight, _padded(values, width))
     return total[:, : values.shape[1]]
 
 

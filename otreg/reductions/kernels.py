@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from otreg.errors import InputError
 from otreg.reductions import blocks, keops
-from otreg.reductions.checks import as_points, as_values, positive, same_dimension, same_kind
+from otreg.reductions.checks import as_parameter, as_points, as_values, same_dimension, same_kind
 from otreg.reductions.engines import choose, get_engine
 from otreg.reductions.gibbs import gibbs_sum
 
@@ -22,23 +22,41 @@ from otreg.reductions.gibbs import gibbs_sum
 class RadialKernel:
     """A kernel as a function of the squared distance s, with its derivatives in s.
 
-    ``derivative(order, width)`` gives a function on tensors; ``formula(order, width)`` the same as KeOps
-    code in ``{s}`` and ``w`` (the scale given beside it).
+    ``derivative(order, width)`` gives a function on tensors, which may overwrite its argument. ``formula`` is
+    KeOps code in ``{s}`` and in the entries of ``w``; ``constants(order, width)`` are these entries. One
+    formula serves every order and width, since each takes many seconds to compile.
     """
 
     derivative: Callable[[int, float], Callable[[Tensor], Tensor]]
-    formula: Callable[[int, float], tuple[str, float]]
+    formula: str
+    constants: Callable[[int, float], tuple[float, ...]]
     smoothness: int | None
 
 
-def _cauchy(order: int, width: float) -> Callable[[Tensor], Tensor]:
-    factor = (-1.0) ** order * math.factorial(order) / width ** (2 * order)
-    return lambda s: factor * (1.0 + s / width**2).pow(-(order + 1))
+def _inverse_power(halves: int) -> RadialKernel:
+    """``(1 + s/width²)^(-halves/2)``: its derivatives have one power more each."""
 
+    def factor(order: int, width: float) -> float:
+        return math.prod(-(0.5 * halves + k) for k in range(order)) / width ** (2 * order)
 
-def _cauchy_formula(order: int, width: float) -> tuple[str, float]:
-    factor = "*".join([f"IntCst({(-1) ** order * math.factorial(order)})", *["w"] * order])
-    return f"{factor}*Pow(IntCst(1)+w*{{s}},{-(order + 1)})", 1.0 / width**2
+    def derivative(order: int, width: float) -> Callable[[Tensor], Tensor]:
+        def evaluate(s: Tensor) -> Tensor:
+            base = s.div_(width**2).add_(1.0)
+            inverse = base.reciprocal()
+            # products: torch.pow costs many times as much
+            power = base.rsqrt_() if halves % 2 else base.fill_(1.0)
+            for _ in range(order + halves // 2):
+                power.mul_(inverse)
+            return power.mul_(factor(order, width))
+
+        return evaluate
+
+    def constants(order: int, width: float) -> tuple[float, ...]:
+        return 1.0 / width**2, 0.5 * halves + order, factor(order, width)
+
+    return RadialKernel(
+        derivative, "Elem(w,2)*Exp(Minus(Elem(w,1)*Log(IntCst(1)+Elem(w,0)*{s})))", constants, None
+    )
 
 
 def _laplacian(order: int, width: float) -> Callable[[Tensor], Tensor]:
@@ -56,24 +74,33 @@ def _laplacian(order: int, width: float) -> Callable[[Tensor], Tensor]:
     return evaluate
 
 
-def _laplacian_formula(order: int, width: float) -> tuple[str, float]:
-    value = "Exp(Minus(w*Sqrt({s})))"
-    if order == 0:
-        return value, 1.0 / width
-    if order == 1:
-        return f"IntCst(-1)*IntInv(2)*w*{value}*Rsqrt({{s}})", 1.0 / width
-    return f"IntInv(4)*w*{value}*(w*Square(Rsqrt({{s}}))+Rsqrt({{s}})*Square(Rsqrt({{s}})))", 1.0 / width
+def _laplacian_constants(order: int, width: float) -> tuple[float, ...]:
+    """``1/width``, and the coefficients of ``1, 1/r, 1/r², 1/r³`` before the exponential."""
+    coefficients = (
+        (1.0, 0.0, 0.0, 0.0),
+        (0.0, -0.5 / width, 0.0, 0.0),
+        (0.0, 0.0, 0.25 / width**2, 0.25 / width),
+    )
+    return 1.0 / width, *coefficients[order]
 
 
 RADIAL_KERNELS = {
-    "cauchy": RadialKernel(_cauchy, _cauchy_formula, None),
-    "laplacian": RadialKernel(_laplacian, _laplacian_formula, 2),
+    "cauchy": _inverse_power(2),
+    "inverse_multiquadric": _inverse_power(1),
+    "laplacian": RadialKernel(
+        _laplacian,
+        # KeOps takes Rsqrt(0) = 0, the limit of the product with (x - y), as above
+        "Exp(Minus(Elem(w,0)*Sqrt({s})))*(Elem(w,1)+Rsqrt({s})"
+        "*(Elem(w,2)+Rsqrt({s})*(Elem(w,3)+Rsqrt({s})*Elem(w,4))))",
+        _laplacian_constants,
+        2,
+    ),
 }
 KERNELS = ("gaussian", *RADIAL_KERNELS)
 
 
 def kernel_sum(
-    x: Any, y: Any, v: Any, kernel: str = "gaussian", width: float = 1.0, *, engine: str = "auto"
+    x: Any, y: Any, v: Any, kernel: str = "gaussian", width: float | Tensor = 1.0, *, engine: str = "auto"
 ) -> Any:
     """``Σ_j k(x_i, y_j) v_j`` for each x_i, streamed over pairs.
 
@@ -83,39 +110,86 @@ def kernel_sum(
         Points, float32 or float64.
     v : array or Tensor, shape (M,) or (M, V)
         Values on y, any number of channels, of the dtype of the points.
-    kernel : {"gaussian", "cauchy", "laplacian"}
-        ``exp(-r²/(2 width²))``, ``1/(1 + r²/width²)``, ``exp(-r/width)``, with r = \\|x - y\\|.
-    width : float
-        In length units.
+    kernel : {"gaussian", "cauchy", "inverse_multiquadric", "laplacian"}
+        ``exp(-r²/(2 width²))``, ``1/(1 + r²/width²)``, ``1/√(1 + r²/width²)``, ``exp(-r/width)``, with
+        r = \\|x - y\\|.
+    width : float or Tensor of shape ()
+        In length units. Gradients reach a tensor.
     engine : {"auto", "fused", "keops", "blocks"}
         The fused engine knows Gaussians only; the other kernels go through plain chunks there.
 
     Returns
     -------
     array or Tensor, shape (N,) or (N, V)
-        Of the kind that was given. Differentiable in x, y and v; any number of times for the Gaussian and
-        Cauchy kernels, twice for the Laplacian one.
+        Of the kind that was given (a tensor where the width is one). Differentiable in x, y, v and width;
+        twice for the Laplacian kernel, any number of times for the others.
 
     Raises
     ------
     InputError
         On shapes that do not match, NaN, a width that is not positive, an unknown kernel or engine.
     """
-    is_numpy = not any(isinstance(given, Tensor) for given in (x, y, v))
+    if kernel not in KERNELS:
+        raise InputError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")
+    width = as_parameter(width, "width")
+
+    def add_up(x: Tensor, y: Tensor, values: Tensor, engine: str) -> Tensor:
+        return radial_sum(x, y, values, kernel, width, engine)
+
+    return over_pairs(x, y, v, add_up, engine, (width,))
+
+
+def over_pairs(
+    x: Any,
+    y: Any,
+    v: Any,
+    add_up: Callable[[Tensor, Tensor, Tensor, str], Tensor],
+    engine: str = "auto",
+    parameters: Sequence[float | Tensor] = (),
+) -> Any:
+    """Check what a kernel sum is given, and hand it to ``add_up(x, y, values (M, V), engine) -> (N, V)``.
+
+    Parameters
+    ----------
+    x, y, v, engine
+        As in :func:`kernel_sum`; ``add_up`` gets the name of an engine that can run here, and at least one
+        point on either side.
+    parameters : sequence of float or Tensor
+        What else the sum depends on.
+
+    Returns
+    -------
+    array or Tensor, shape (N,) or (N, V)
+        An array if neither x, y, v nor the parameters hold a tensor. Zeros, with zero gradients, where there
+        is nothing to sum.
+    """
+    tensors = [given for given in (x, y, v, *parameters) if isinstance(given, Tensor)]
     x, y = as_points(x, "x", empty=True), as_points(y, "y", empty=True)
     same_kind(x, y, "x", "y")
     same_dimension(x, y, "x", "y")
     values = as_values(v, y, "v", "y")
-    width = positive(width, "width")
     matrix = values if values.ndim == 2 else values[:, None]
-    if kernel == "gaussian":
-        total = gibbs_sum(x, y, None, None, matrix, width**2, get_engine(engine, x.device.type))
-    elif kernel in RADIAL_KERNELS:
-        total = _RadialSum.apply(x, y, matrix, kernel, width, 0, choose(engine, x.device.type))
+    engine = choose(engine, x.device.type)
+    if len(x) == 0 or matrix.numel() == 0:
+        total = x.new_zeros(len(x), matrix.shape[1])
+        for tensor in tensors:
+            total = total + (tensor * 0.0).sum()
     else:
-        raise InputError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")
+        total = add_up(x, y, matrix, engine)
     total = total[:, 0] if values.ndim == 1 else total
-    return total.numpy() if is_numpy else total
+    return total if tensors else total.numpy()
+
+
+def radial_sum(x: Tensor, y: Tensor, v: Tensor, kernel: str, width: float | Tensor, engine: str) -> Tensor:
+    """:func:`kernel_sum` of what has been checked already, v having shape (M, V)."""
+    if isinstance(width, Tensor):
+        # k(x, y; width) = k(x/width, y/width; 1), and scaling is differentiable. Without its centre first,
+        # the gradient would be a small difference of large numbers.
+        centre = y.detach().mean(dim=0)
+        x, y, width = (x - centre) / width, (y - centre) / width, 1.0
+    if kernel == "gaussian":
+        return gibbs_sum(x, y, None, None, v, width**2, get_engine(engine, x.device.type))
+    return _RadialSum.apply(x, y, v, kernel, width, 0, engine)
 
 
 class _RadialSum(Function):
@@ -131,7 +205,7 @@ class _RadialSum(Function):
         ctx.save_for_backward(x, y, v)
         ctx.settings = (kernel, width, order, engine)
         if engine == "keops":
-            return keops.radial_sum(x, y, v, *radial.formula(order, width))
+            return keops.radial_sum(x, y, v, radial.formula, radial.constants(order, width))
         return blocks.radial_sum(x, y, v, radial.derivative(order, width))
 
     @staticmethod

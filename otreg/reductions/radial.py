@@ -51,7 +51,12 @@ def wendland_profile(u: Tensor, order: int = 0) -> Tensor:
 
 
 def kernel_sums(
-    kernel: str, points: Tensor, centres: Tensor, values: Tensor, width: float, orders: tuple[int, ...] = (0,)
+    kernel: str,
+    points: Tensor,
+    centres: Tensor,
+    values: Tensor,
+    width: float | Tensor,
+    orders: tuple[int, ...] = (0,),
 ) -> list[Tensor]:
     """Return ``sum_j k⁽ᵒ⁾(|x_i - z_j|² / width²) v_j`` for each order o of derivative.
 
@@ -64,8 +69,8 @@ def kernel_sums(
         z, at least one, finite, of the same dtype and device.
     values : Tensor, shape (C, D)
         v.
-    width : float
-        Sigma of the Gaussian, radius of support of the Wendland kernel.
+    width : float or Tensor of shape ()
+        Sigma of the Gaussian, radius of support of the Wendland kernel. Gradients reach a tensor.
     orders : tuple of int
         0 for the kernel, 1 for its derivative with respect to u.
 

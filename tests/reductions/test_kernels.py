@@ -12,6 +12,7 @@ from otreg.reductions import KERNELS, kernel_sum
 FORMULAS = {
     "gaussian": lambda r, w: torch.exp(-(r**2) / (2 * w**2)),
     "cauchy": lambda r, w: 1 / (1 + r**2 / w**2),
+    "inverse_multiquadric": lambda r, w: 1 / torch.sqrt(1 + r**2 / w**2),
     "laplacian": lambda r, w: torch.exp(-r / w),
 }
 
@@ -28,12 +29,16 @@ def test_against_dense(kernel: str) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_first_and_second_derivatives(kernel: str) -> None:
+    """With a width that is a float, and with one that is a tensor."""
     torch.manual_seed(1)
     x, y, v = (
         torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 2), (5, 2), (5, 2))
     )
+    width = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda *given: kernel_sum(*given, kernel, 0.9), (x, y, v))
     assert gradgradcheck(lambda *given: kernel_sum(*given, kernel, 0.9), (x, y, v))
+    assert gradcheck(lambda x, y, v, w: kernel_sum(x, y, v, kernel, w), (x, y, v, width))
+    assert gradgradcheck(lambda x, y, v, w: kernel_sum(x, y, v, kernel, w), (x, y, v, width))
 
 
 def test_third_derivative_of_a_gaussian() -> None:
@@ -61,6 +66,8 @@ def test_bad_input() -> None:
         kernel_sum(x, x, x, "sinc")
     with pytest.raises(InputError, match="width"):
         kernel_sum(x, x, x, width=-1.0)
+    with pytest.raises(InputError, match=r"width must be a float or a float tensor of shape \(\)"):
+        kernel_sum(x, x, x, width=torch.ones(2))
     with pytest.raises(InputError, match="v must have shape"):
         kernel_sum(x, x, x[:1])
     with pytest.raises(InputError, match="same dimension"):

@@ -1,0 +1,27 @@
+"""Kernels: how much one point moves, or resembles, another; summed over all pairs without ever storing them."""
+
+from otreg.kernels.arc_cosine import ArcCosine
+from otreg.kernels.base import Kernel
+from otreg.kernels.radial import (
+    RADIAL,
+    Cauchy,
+    Gaussian,
+    InverseMultiquadric,
+    Laplacian,
+    Radial,
+    Wendland,
+)
+from otreg.kernels.sums import Sum
+
+__all__ = [
+    "RADIAL",
+    "ArcCosine",
+    "Cauchy",
+    "Gaussian",
+    "InverseMultiquadric",
+    "Kernel",
+    "Laplacian",
+    "Radial",
+    "Sum",
+    "Wendland",
+]
