@@ -1,4 +1,4 @@
-"""Maps of space: linear maps, splines, their composites and inverses, and the files that keep them.
+"""Maps of space: linear maps, splines, diffeomorphisms, their composites and inverses, and the files that keep them.
 
 A map moves POINTS of MOVING into the space of FIXED. Every kind keeps the contract of :class:`Deformation`.
 """
@@ -6,6 +6,7 @@ A map moves POINTS of MOVING into the space of FIXED. Every kind keeps the contr
 from otreg.deformations.affine import Affine
 from otreg.deformations.base import Deformation
 from otreg.deformations.composite import Composite, compose
+from otreg.deformations.diffeomorphism import Diffeomorphism, InverseFlow
 from otreg.deformations.files import load_transform
 from otreg.deformations.inverse import InverseDeformation, InverseReport
 from otreg.deformations.spline import Spline
@@ -14,7 +15,9 @@ __all__ = [
     "Affine",
     "Composite",
     "Deformation",
+    "Diffeomorphism",
     "InverseDeformation",
+    "InverseFlow",
     "InverseReport",
     "Spline",
     "compose",

@@ -23,6 +23,7 @@ from otreg.deformations import affine
 from otreg.deformations.affine import Affine
 from otreg.deformations.base import Deformation
 from otreg.deformations.composite import Composite
+from otreg.deformations.diffeomorphism import Diffeomorphism, InverseFlow
 from otreg.deformations.inverse import InverseDeformation
 from otreg.deformations.spline import Spline
 from otreg.errors import InputError
@@ -31,6 +32,9 @@ from otreg.io.files import atomic_path
 FORMAT = "otreg-transform"
 VERSION = 1
 DIRECTION = "points of MOVING to FIXED"
+
+_MOST_STEPS = 100_000
+"""Steps of a flow that a file may ask for: a damaged number must not keep a computer busy for days."""
 
 
 # Writing ----------------------------------------------------------------------------------------------------
@@ -82,9 +86,12 @@ def _write_stage(group: Any, stage: Deformation, about: Deformation) -> None:
     _write_about(group, about)
     if isinstance(stage, Affine):
         group.attrs["kind"] = stage.kind
-    elif isinstance(stage, Spline):
-        group.attrs["kind"] = "spline"
+    elif isinstance(stage, Spline | Diffeomorphism):
+        group.attrs["kind"] = "spline" if isinstance(stage, Spline) else "diffeomorphism"
         group.attrs["kernel"] = stage.kernel
+        if isinstance(stage, Diffeomorphism):
+            group.attrs["steps"] = stage.steps
+            group.attrs["method"] = stage.method
         _write_numbers(group, "width", torch.tensor(stage.widths, dtype=torch.float64))
         _write_numbers(group, "amplitude", torch.tensor(stage.amplitudes, dtype=torch.float64))
     elif isinstance(stage, InverseDeformation):
@@ -92,7 +99,7 @@ def _write_stage(group: Any, stage: Deformation, about: Deformation) -> None:
         group.attrs["tolerance"] = stage.tolerance
         group.attrs["max_iterations"] = stage.max_iterations
         group.attrs["on_failure"] = stage.on_failure
-        if not isinstance(stage.original, Spline):
+        if not isinstance(stage.original, Spline | Diffeomorphism):
             raise InputError(
                 f"a file cannot keep the inverse of a {type(stage.original).__name__}: use its .inverse"
             )
@@ -218,16 +225,38 @@ def _read_spline(group: Any, kind: str) -> Deformation:
     return Spline(control_points, coefficients, widths, kernel, amplitudes, **_read_about(group))
 
 
+def _read_diffeomorphism(group: Any, kind: str) -> Deformation:
+    members = {"control_points", "momenta", "width", "amplitude"}
+    _expect_members(group, members, {"kind", "kernel", "steps", "method", *_ABOUT})
+    control_points = _numbers(group, "control_points", (None, 3))
+    shape = (len(control_points), 3)
+    varying = len(getattr(_member(group, "momenta", "dataset"), "shape", None) or ()) == 3
+    momenta = _numbers(group, "momenta", (None, *shape) if varying else shape)
+    widths = _numbers(group, "width", (None,)).tolist()
+    amplitudes = _numbers(group, "amplitude", (len(widths),)).tolist()
+    kernel, method = _text(group, "kernel"), _text(group, "method")
+    steps = _whole_number(group, "steps")
+    if steps > _MOST_STEPS:
+        raise InputError(f"attribute steps of {group.name} must be at most {_MOST_STEPS}, got {steps}")
+    about = _read_about(group)
+    return Diffeomorphism(control_points, momenta, widths, kernel, amplitudes, steps, method, **about)
+
+
 def _read_inverse(group: Any, kind: str) -> Deformation:
-    settings = {"tolerance", "max_iterations", "on_failure"}
-    _expect_members(group, {"original"}, {"kind", *settings, *_ABOUT})
+    names = ("tolerance", "max_iterations", "on_failure")
+    _expect_members(group, {"original"}, {"kind", *names, *_ABOUT})
     nested = _member(group, "original", "group")
-    _expect_text(nested, "kind", ("spline",))
-    inverse = InverseDeformation(
-        _read_spline(nested, "spline"),
-        tolerance=_number(group, "tolerance"),
-        max_iterations=_whole_number(group, "max_iterations"),
-        on_failure=_text(group, "on_failure"),
+    tolerance, iterations = _number(group, "tolerance"), _whole_number(group, "max_iterations")
+    settings: dict[str, Any] = {
+        "tolerance": tolerance,
+        "max_iterations": iterations,
+        "on_failure": _text(group, "on_failure"),
+    }
+    original = _READERS[_expect_text(nested, "kind", ("spline", "diffeomorphism"))](nested, "")
+    inverse = (
+        InverseFlow(original, **settings)
+        if isinstance(original, Diffeomorphism)
+        else InverseDeformation(original, **settings)
     )
     about = _read_about(group)
     inverse.moving_frame, inverse.fixed_frame = about["moving_frame"], about["fixed_frame"]
@@ -238,6 +267,7 @@ def _read_inverse(group: Any, kind: str) -> Deformation:
 _READERS: dict[str, Callable[[Any, str], Deformation]] = {
     **dict.fromkeys(affine.KINDS, _read_affine),
     "spline": _read_spline,
+    "diffeomorphism": _read_diffeomorphism,
     "inverse": _read_inverse,
 }
 

@@ -128,7 +128,7 @@ class InverseDeformation(Deformation):
             report, image, jacobian = self._solve(points.detach())
             failed = torch.isfinite(points).all(dim=1) & (~report.converged | report.folded)
             if self.on_failure == "raise" and bool(failed.any()):
-                raise NotInvertibleError(_complaint(points, report, failed))
+                raise NotInvertibleError(complaint(points, report, failed))
             back = inverse_matrices(jacobian)
         x = report.points
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.parameters().values()):
@@ -146,9 +146,23 @@ class InverseDeformation(Deformation):
 
     def _solve(self, target: Tensor) -> tuple[InverseReport, Tensor, Tensor]:
         """Solution for each target, with the image of phi and its Jacobian there."""
-        x, residual = self._start(target)
+        x, residual = self._solutions(target)
+        image, jacobian = self.original._map_and_jacobian(x)
+        residual = (image - target).norm(dim=1)
+        finite = torch.isfinite(target).all(dim=1)
+        x = torch.where(finite[:, None], x, target)
+        folded = finite & ~(determinant(jacobian) > 0)
+        return InverseReport(x, residual, residual <= self._tolerances(target), folded), image, jacobian
+
+    def _tolerances(self, target: Tensor) -> Tensor:
+        """Residual to reach at each target: the tolerance, or what rounding allows."""
         rounding = 16.0 * torch.finfo(target.dtype).eps * target.abs().amax(dim=1)
-        tolerance = rounding.clamp_min(self.tolerance)
+        return rounding.clamp_min(self.tolerance)
+
+    def _solutions(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Best x found for each target, and its residual."""
+        x, residual = self._start(target)
+        tolerance = self._tolerances(target)
         active = torch.nonzero(residual > tolerance).squeeze(1)  # NaN is not: such a point is left alone
         for _ in range(self.max_iterations):
             if not len(active):
@@ -156,12 +170,7 @@ class InverseDeformation(Deformation):
             moved, left, better = self._step(x[active], target[active], residual[active])
             x[active], residual[active] = moved, left
             active = active[better & (left > tolerance[active])]
-        image, jacobian = self.original._map_and_jacobian(x)
-        residual = (image - target).norm(dim=1)
-        finite = torch.isfinite(target).all(dim=1)
-        x = torch.where(finite[:, None], x, target)
-        folded = finite & ~(determinant(jacobian) > 0)
-        return InverseReport(x, residual, residual <= tolerance, folded), image, jacobian
+        return x, residual
 
     def _start(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """``y - d(y)``, near the solution for a small displacement d, or y itself if that is nearer."""
@@ -198,7 +207,7 @@ class InverseDeformation(Deformation):
         return result, left, better
 
 
-def _complaint(target: Tensor, report: InverseReport, failed: Tensor) -> str:
+def complaint(target: Tensor, report: InverseReport, failed: Tensor) -> str:
     """One line: how many points failed, how, and where the worst is."""
     stuck = failed & ~report.converged
     folded = failed & report.folded & report.converged

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from otreg.deformations import Affine, Composite, Deformation, InverseDeformation, Spline
+from otreg.deformations import (
+    Affine,
+    Composite,
+    Deformation,
+    Diffeomorphism,
+    InverseDeformation,
+    Spline,
+)
 
 Matrix = NDArray[np.float64]
 
@@ -51,6 +58,29 @@ def several_widths() -> Spline:
     return Spline(rng.normal(size=(12, 3)), coefficients, (1.2, 0.5), amplitudes=(0.8, 0.3))
 
 
+def shooting() -> Diffeomorphism:
+    rng = np.random.default_rng(7)
+    return Diffeomorphism(rng.normal(size=(8, 3)), 0.3 * rng.normal(size=(8, 3)), 0.9, steps=2)
+
+
+def shooting_several_widths() -> Diffeomorphism:
+    rng = np.random.default_rng(8)
+    momenta = 0.2 * rng.normal(size=(8, 3))
+    widths, amplitudes = (1.4, 0.7, 0.45), (0.5, 0.3, 0.2)
+    return Diffeomorphism(rng.normal(size=(8, 3)), momenta, widths, amplitudes=amplitudes, steps=2)
+
+
+def shooting_wendland() -> Diffeomorphism:
+    rng = np.random.default_rng(9)
+    return Diffeomorphism(rng.normal(size=(8, 3)), 0.3 * rng.normal(size=(8, 3)), 2.5, "wendland", steps=1)
+
+
+def constant_momenta() -> Diffeomorphism:
+    rng = np.random.default_rng(10)
+    momenta = 0.4 * rng.normal(size=(2, 8, 3))
+    return Diffeomorphism(rng.normal(size=(8, 3)), momenta, 0.9, steps=2, method="midpoint")
+
+
 CASES: dict[str, Callable[[], Deformation]] = {
     "identity": Affine.identity,
     "rigid": rigid,
@@ -59,11 +89,18 @@ CASES: dict[str, Callable[[], Deformation]] = {
     "gaussian": gaussian,
     "wendland": wendland,
     "several widths": several_widths,
-    "composite": lambda: Composite([similarity(), gaussian(), wendland(), affine()]),
+    "shooting": shooting,
+    "shooting several widths": shooting_several_widths,
+    "shooting wendland": shooting_wendland,
+    "constant momenta": constant_momenta,
+    "composite": lambda: Composite([similarity(), gaussian(), shooting(), wendland(), affine()]),
     "inverse of affine": lambda: affine().inverse,
     "inverse of gaussian": lambda: gaussian().inverse,
     "inverse of wendland": lambda: InverseDeformation(wendland(), tolerance=1e-8, on_failure="nan"),
-    "inverse of composite": lambda: Composite([rigid(), gaussian(), affine()]).inverse,
+    "inverse of shooting": lambda: shooting().inverse,
+    "inverse of shooting wendland": lambda: shooting_wendland().inverse,
+    "inverse of constant momenta": lambda: constant_momenta().inverse,
+    "inverse of composite": lambda: Composite([rigid(), gaussian(), shooting(), affine()]).inverse,
 }
 
 
