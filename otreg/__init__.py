@@ -27,6 +27,7 @@ _LAZY = {
     "Registration": "otreg.registration",
 }
 _SUBMODULES = (
+    "attachments",
     "autodiff",
     "deformations",
     "flows",
