@@ -44,6 +44,7 @@ __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
 if TYPE_CHECKING:
     from otreg import (
+        attachments,
         deformations,
         flows,
         io,
