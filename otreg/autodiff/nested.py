@@ -17,10 +17,10 @@ Nested = Any
 class Structure(NamedTuple):
     """The shape of a nest without its tensors; equal where two nests can be added term by term.
 
-    ``kind`` is None for a tensor, otherwise the tuple's or dict's type; ``keys`` are a dict's keys in order.
+    ``kind`` is None for a tensor, otherwise the tuple's or dict's type; ``keys`` are a dict's keys, sorted.
     """
 
-    kind: type | None
+    kind: Any
     keys: tuple[Any, ...] = ()
     children: tuple[Structure, ...] = ()
 
@@ -50,8 +50,8 @@ def flatten(nest: Nested, name: str = "state") -> tuple[list[Tensor], Structure]
         items: Sequence[Any] = nest
         keys: tuple[Any, ...] = ()
     elif isinstance(nest, dict):
-        keys = tuple(nest)
-        items = list(nest.values())
+        keys = tuple(sorted(nest, key=repr))  # the order in which a dict was filled does not matter
+        items = [nest[key] for key in keys]
     else:
         raise InputError(
             f"{name} must be a Tensor, or a tuple or dict of Tensors, got {type(nest).__name__} inside it"

@@ -1,0 +1,89 @@
+"""Where a piece of a loop ran: random-number states and autocast, to be entered again when it is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def devices_of(tensors: Iterable[Tensor]) -> tuple[torch.device, ...]:
+    """The CPU, the devices of the tensors, and the current CUDA device where CUDA is in use already."""
+    found = {torch.device("cpu"): None}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found[torch.device("cuda", torch.cuda.current_device())] = None
+    for tensor in tensors:
+        found[tensor.device] = None
+    return tuple(found)
+
+
+class RandomState:
+    """The states of torch's default generators on some devices, and of generators of the user's own."""
+
+    def __init__(self, devices: Sequence[torch.device], generators: Sequence[torch.Generator] = ()) -> None:
+        self._defaults = [(device, _read(device)) for device in devices]
+        self._own = [(generator, generator.get_state()) for generator in generators]
+
+    def restore(self) -> None:
+        """Set every generator back to what it was."""
+        for device, state in self._defaults:
+            _write(device, state)
+        for generator, state in self._own:
+            generator.set_state(state)
+
+
+def _read(device: torch.device) -> Tensor | None:
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    module: Any = getattr(torch, device.type, None)
+    if not hasattr(module, "get_rng_state"):
+        return None  # a device without random numbers of its own, as "meta"
+    return module.get_rng_state() if device.index is None else module.get_rng_state(device)
+
+
+def _write(device: torch.device, state: Tensor | None) -> None:
+    if state is None:
+        return
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    elif device.index is None:
+        getattr(torch, device.type).set_rng_state(state)
+    else:
+        getattr(torch, device.type).set_rng_state(state, device)
+
+
+class Autocast:
+    """The autocast settings at the moment of construction, for some types of devices."""
+
+    def __init__(self, devices: Sequence[torch.device]) -> None:
+        types = [kind for kind in dict.fromkeys(device.type for device in devices) if kind != "meta"]
+        self._settings: list[dict[str, Any]] = [
+            {
+                "device_type": kind,
+                "enabled": torch.is_autocast_enabled(kind),
+                "dtype": torch.get_autocast_dtype(kind),
+                "cache_enabled": torch.is_autocast_cache_enabled(),
+            }
+            for kind in types
+        ]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Run under the settings once more."""
+        with ExitStack() as stack:
+            for setting in self._settings:
+                stack.enter_context(torch.autocast(**setting))
+            yield
+
+
+@contextmanager
+def undisturbed(devices: Sequence[torch.device], generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Leave the random states afterwards as they were found."""
+    found = RandomState(devices, generators)
+    try:
+        yield
+    finally:
+        found.restore()
