@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from otreg.errors import InputError
-from otreg.reductions.radial import KERNELS, kernel_sums
+from otreg.reductions.radial import KERNELS, kernel_sums, wendland_profile
 
 PAIRS_PER_THREAD = 1 << 15
 """Pairs that one thread has in hand (256 kB of float64 an array): what stays in its second-level cache."""
@@ -30,8 +30,15 @@ PAIRS_ELSEWHERE = 1 << 22
 
 _MOST_SQUARINGS = 6  # seven multiplications cost as much as an exponential, and each doubles the rounding
 
+_FEW = 64
+"""Centres up to which a search for the near ones is not worth its while."""
+
 Part = tuple[int, Tensor]
 """Order of derivative and values (M, V) of one of several sums over the same pairs."""
+
+Ingredient = tuple[float, float, int | None]
+"""Amplitude of one width, the factor c of the squared distance in its profile (``2 ** (c r²)`` for a Gaussian), and
+how often to square the Gaussian before to get this one; None where that would not do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +110,7 @@ class MixedKernel:
         return [points.new_zeros((len(points), part.shape[1])).index_copy(0, rows, part) for part in found]
 
     def _sums(self, points: Tensor, centres: Tensor, parts: Sequence[Part]) -> list[Tensor]:
-        if self.kernel == "gaussian":
+        if self._is_dense(centres):
             middle = centres.detach().mean(dim=0)  # products of coordinates lose digits far from the origin
             orders = tuple(order for order, _ in parts)
             counts = tuple(values.shape[1] for _, values in parts)
@@ -112,7 +119,16 @@ class MixedKernel:
             return list(total.split(counts, dim=1))
         return self._wendland_sums(points, centres, parts)
 
+    def _is_dense(self, centres: Tensor) -> bool:
+        """Whether all pairs are summed: most of them matter, or they are so few that a search costs more."""
+        if self.kernel == "gaussian" or len(centres) <= _FEW:
+            return True
+        box = centres.detach()
+        extent = float((box.amax(dim=0) - box.amin(dim=0)).max())
+        return bool(2.0 * min(self.widths) >= extent)
+
     def _wendland_sums(self, points: Tensor, centres: Tensor, parts: Sequence[Part]) -> list[Tensor]:
+        """The sums over near pairs, width by width."""
         orders = tuple(sorted({order for order, _ in parts}))
         widest = max((values for _, values in parts), key=lambda values: values.shape[1])
         shared = all(_begins_with(widest, values) for _, values in parts)
@@ -133,20 +149,18 @@ class MixedKernel:
             totals = sums if not totals else [a + b for a, b in zip(totals, sums, strict=True)]
         return totals
 
-    def _recipe(self) -> list[tuple[float, float, int | None]]:
-        """For Gaussians from wide to narrow: amplitude, factor c of the exponent ``c r²``, and squarings.
-
-        Squarings say how often to square the Gaussian before to get this one; None stands for an exponential.
-        """
-        recipe: list[tuple[float, float, int | None]] = []
+    def _recipe(self) -> list[Ingredient]:
+        """The kernels from wide to narrow."""
+        recipe: list[Ingredient] = []
         before = 0.0
         for width, amplitude in sorted(zip(self.widths, self.amplitudes, strict=True), reverse=True):
-            squarings: int | None = None
-            if before:
-                doublings = 2.0 * math.log2(before / width)
-                if abs(doublings - round(doublings)) < 1e-13 and round(doublings) <= _MOST_SQUARINGS:
+            exponent, squarings = 1.0 / width**2, None
+            if self.kernel == "gaussian":
+                exponent *= -0.5 / math.log(2.0)
+                doublings = 2.0 * math.log2(before / width) if before else math.inf
+                if doublings < _MOST_SQUARINGS + 0.5 and abs(doublings - round(doublings)) < 1e-13:
                     squarings = round(doublings)
-            recipe.append((amplitude, -0.5 / width**2, squarings))
+            recipe.append((amplitude, exponent, squarings))
             before = width
         return recipe
 
@@ -161,7 +175,7 @@ def _begins_with(whole: Tensor, part: Tensor) -> bool:
 
 
 class _MixedSum(torch.autograd.Function):
-    """Sums of Gaussians over the points y for each x, columns of the values in groups of one order each."""
+    """Sums over all points y for each x, columns of the values in groups of one order each."""
 
     @staticmethod
     def forward(
@@ -265,25 +279,51 @@ def _blocks(
     squares_x, squares_y = (x * x).sum(dim=1, keepdim=True), (y * y).sum(dim=1, keepdim=True)
     left = torch.cat([x, squares_x, torch.ones_like(squares_x)], dim=1)
     right = torch.cat([-2.0 * y, torch.ones_like(squares_y), squares_y], dim=1).T.contiguous()
+    fill = _fill_gaussian if kernel.kernel == "gaussian" else _fill_wendland
     recipe = kernel._recipe()
-    arrays = [x.new_empty((size, len(y))) for _ in range(2 + len(set(orders)))]
+    right *= recipe[0][1]  # the exponent of the widest kernel
+    different = sorted(set(orders))
+    arrays = [x.new_empty((size, len(y))) for _ in range(2 + len(different))]
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
-        distances, gaussian, *weights = (array[: rows.stop - start] for array in arrays)
-        torch.mm(left[rows], right, out=distances)
-        by_order = dict(zip(sorted(set(orders)), weights, strict=True))
-        for place, (amplitude, exponent, squarings) in enumerate(recipe):
-            if squarings is None:
-                torch.mul(distances, exponent, out=gaussian).exp_()
-            for _ in range(squarings or 0):
-                gaussian.mul_(gaussian)
-            for order, target in by_order.items():
-                factor = amplitude * exponent**order
-                if place == 0:
-                    torch.mul(gaussian, factor, out=target)
-                else:
-                    target.add_(gaussian, alpha=factor)
+        scaled, spare, *weights = (array[: rows.stop - start] for array in arrays)
+        torch.mm(left[rows], right, out=scaled)
+        by_order = dict(zip(different, weights, strict=True))
+        fill(recipe, scaled, spare, by_order)
         yield rows, by_order
+
+
+def _fill_gaussian(
+    recipe: list[Ingredient], scaled: Tensor, spare: Tensor, weights: dict[int, Tensor]
+) -> None:
+    """Weights of Gaussians, ``2 ** (c r²)``, given the squared distances times the first c."""
+    for place, (amplitude, exponent, squarings) in enumerate(recipe):
+        if place == 0:
+            torch.exp2(scaled, out=spare)
+        elif squarings is None:
+            torch.mul(scaled, exponent / recipe[0][1], out=spare).exp2_()
+        for _ in range(squarings or 0):
+            spare.mul_(spare)
+        for order, target in weights.items():
+            factor = amplitude * (exponent * math.log(2.0)) ** order
+            if place == 0:
+                torch.mul(spare, factor, out=target)
+            else:
+                target.add_(spare, alpha=factor)
+
+
+def _fill_wendland(
+    recipe: list[Ingredient], scaled: Tensor, spare: Tensor, weights: dict[int, Tensor]
+) -> None:
+    """Weights of Wendland kernels of ``u = c r²``, given the squared distances times the first c."""
+    for place, (amplitude, exponent, _) in enumerate(recipe):
+        torch.mul(scaled, exponent / recipe[0][1], out=spare)
+        for order, target in weights.items():
+            factor = amplitude * exponent**order
+            if place == 0:
+                torch.mul(wendland_profile(spare, order), factor, out=target)
+            else:
+                target.add_(wendland_profile(spare, order), alpha=factor)
 
 
 def _positive_numbers(given: float | Sequence[float], what: str) -> tuple[float, ...]:
