@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,17 @@ def shared_data(name: str = "") -> Path:
     if not path.exists():
         pytest.skip(f"the shared test data has no {name or 'folder'} here")
     return path
+
+
+def peak_memory() -> float:
+    """Most memory that this process has held since it began, in MB.
+
+    On Linux ``ru_maxrss`` would not do: a new process starts at the memory of the one that started it, so that a
+    child of a large test run measures nothing.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / 1024 / (1024 if sys.platform == "darwin" else 1)

@@ -61,15 +61,15 @@ def _inverse_power(halves: int) -> RadialKernel:
 
 def _laplacian(order: int, width: float) -> Callable[[Tensor], Tensor]:
     def evaluate(s: Tensor) -> Tensor:
-        r = s.sqrt()
-        value = torch.exp(-r / width)
+        r = s.sqrt_()
+        value = (r * (-1.0 / width)).exp_()
         if order == 0:
             return value
         # At r = 0 the factor (x - y) of the chain rule is 0, and so is the limit of the product.
-        inverse = torch.where(r > 0, 1.0 / r.clamp_min(torch.finfo(r.dtype).tiny), torch.zeros_like(r))
+        inverse = r.reciprocal().masked_fill_(r == 0, 0.0)
         if order == 1:
-            return -0.5 / width * value * inverse
-        return 0.25 / width * value * (inverse.square() / width + inverse.pow(3))
+            return value.mul_(inverse).mul_(-0.5 / width)
+        return value.mul_(inverse).mul_(inverse).mul_(inverse.add_(1.0 / width)).mul_(0.25 / width)
 
     return evaluate
 
