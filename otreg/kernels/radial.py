@@ -12,6 +12,7 @@ from torch import Tensor
 
 from otreg.errors import InputError
 from otreg.kernels.base import Kernel, Parameter, root
+from otreg.reductions.blocks import squared_distances
 from otreg.reductions.checks import as_parameter
 from otreg.reductions.kernels import radial_sum
 from otreg.reductions.radial import kernel_sums
@@ -72,7 +73,13 @@ class Radial(Kernel):
         return radial_sum(x, y, v, self.name, self.width, engine)
 
     def _matrix(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._profile(((x[:, None] - y[None]) / self.width).square().sum(dim=2))
+        if torch.is_grad_enabled() and any(
+            isinstance(each, Tensor) and each.requires_grad for each in (x, y, self.width)
+        ):
+            squares = (x[:, None] - y[None]).square().sum(dim=2)
+        else:
+            squares = squared_distances(x, y)  # the same, without the N×M×D array
+        return self._profile(squares / self.width**2)
 
     @staticmethod
     @abstractmethod
