@@ -11,6 +11,7 @@ from torch import Tensor
 from otreg.autodiff.nested import Nested, Structure, flatten, stack, unflatten
 from otreg.autodiff.replay import Loop
 from otreg.autodiff.schedule import Snapshots, schedule_of
+from otreg.autodiff.surroundings import transformed
 from otreg.errors import InputError
 
 
@@ -106,7 +107,7 @@ def scan(
     if checkpoints == "none":
         with torch.no_grad():
             return _collect(_plain(body, state, columns, length))
-    if schedule is None or not torch.is_grad_enabled() or _hooks_are_out():
+    if schedule is None or not torch.is_grad_enabled() or transformed():
         return _collect(_plain(body, state, columns, length))
     loop = Loop(body, structure, schedule, flatten(state)[0], tensors, offload == "cpu", tuple(generators))
     return _collect(loop.first_pass(state, columns, length))
@@ -136,14 +137,6 @@ def _inputs(
         wanted = "" if length is None else f"; length is {length}"
         raise InputError(f"inputs must have one slice for each step, got lengths {sorted({*sizes})}{wanted}")
     return tensors, cut, inputs if cut is None else None, sizes[0]
-
-
-def _hooks_are_out() -> bool:
-    """Whether PyTorch has no saved-tensor hooks here: under torch.func, forward-mode and torch.compile."""
-    # neither has a public question; where a release drops these names, torch itself raises an error at the hooks
-    level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)()
-    dual = getattr(torch.autograd.forward_ad, "_current_level", -1)
-    return level is not None or dual >= 0 or torch.compiler.is_compiling()
 
 
 def _plain(

@@ -1,4 +1,4 @@
-"""Where a piece of a loop ran: random-number states and autocast, to be entered again when it is run again."""
+"""Where a loop runs: random-number states and autocast, to be entered again with its steps; transforms."""
 
 from __future__ import annotations
 
@@ -87,3 +87,11 @@ def undisturbed(devices: Sequence[torch.device], generators: Sequence[torch.Gene
         yield
     finally:
         found.restore()
+
+
+def transformed() -> bool:
+    """Whether PyTorch has no saved-tensor hooks here: under torch.func, forward-mode and torch.compile."""
+    # neither has a public question; where a release drops these names, torch itself raises an error at the hooks
+    level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)()
+    dual = getattr(torch.autograd.forward_ad, "_current_level", -1)
+    return level is not None or dual >= 0 or torch.compiler.is_compiling()

@@ -291,6 +291,7 @@ def _carried(state: Any, path: Path, velocity: Any, backward: bool, memory: Any)
             steps=each,
             method=path.method,
             memory=memory,
+            finite=False,
         )
     return state
 
