@@ -12,7 +12,7 @@ from otreg.deformations.base import Deformation, parameter_tensor
 from otreg.deformations.inverse import InverseDeformation, complaint
 from otreg.deformations.matrices import inverse as inverse_matrices
 from otreg.errors import InputError, NotInvertibleError
-from otreg.flows.fixed import METHODS
+from otreg.flows.runge_kutta import METHODS
 from otreg.flows.shooting import Path, carry, carry_with_jacobian, drift, hamiltonian, shoot
 from otreg.reductions.mixed import MixedKernel
 
