@@ -35,7 +35,8 @@ def scan(
         ``step(state, input)``, or ``step(state)`` without ``inputs``. Returns the new state, in the same
         structure, or a pair ``(state, output)``. It may close over anything, parameters, modules and
         intermediate tensors with a history among them: they get their gradients. It must do the same when it is
-        run again and must not change its state in place.
+        run again (what it changes outside, a counter or running averages, it changes again), and it must not
+        change its state in place.
     state : Tensor, or nested tuples and dicts of Tensors
         The first state. Its tensors may change shape and dtype along the way.
     inputs : Tensor, nested tuples and dicts of Tensors, list or range, optional
@@ -82,10 +83,11 @@ def scan(
     forward-mode derivatives and ``torch.compile`` it runs as with "all": PyTorch has no saved-tensor hooks
     there. Autocast is entered again for steps that are run again. The result can be differentiated twice, but
     a backward pass with ``create_graph=True`` stores its own graph of the whole loop, as plain autograd does.
-    A loop inside a step of another loop is kept by the outer one's schedule, so memory multiplies as roots do.
-    Errors of ``step`` come with their own traceback, from the backward pass too.
+    In a loop inside a step of another loop, the outer one decides on what the inner one keeps, so only the inner
+    loop that is being differentiated holds any states. Errors of ``step`` come with their own traceback, from
+    the backward pass too.
 
-    The graph itself is built in full, about 100 bytes to 1 kB an operation, without its tensors.
+    The graph itself is built in full: about 1 kB for each operation, without its tensors.
     """
     structure = flatten(state)[1]
     tensors, cut, items, length = _inputs(inputs, length)

@@ -14,7 +14,7 @@ from otreg.autodiff.nested import Nested, Structure, flatten, unflatten
 from otreg.autodiff.schedule import Pass, Schedule
 from otreg.autodiff.surroundings import Autocast, RandomState, devices_of, undisturbed
 from otreg.autodiff.tape import Handle, Kept, Tape, version_of
-from otreg.errors import InputError
+from otreg.errors import InputError, ReplayError
 
 Body = Callable[[int, Nested, Sequence[Tensor]], tuple[Nested, Nested | None]]
 """``(index, state, slices of the inputs) -> state, output``."""
@@ -75,7 +75,7 @@ class Loop:
         self._snapshots: dict[int, Snapshot] = {}
         self._tapes: dict[int, Tape] = {}
         self._holes = Holes()
-        self._anything_saved = False
+        self._saved: dict[int, int] = {}  # how many tensors, by step
         self._now: tuple[int, Tape, Sequence[Tensor]] | None = None
         # a backward pass may ask from the threads of several devices at once
         self._lock = threading.RLock()
@@ -97,7 +97,7 @@ class Loop:
     ) -> tuple[Nested, Nested | None]:
         """Run one step of a pass; keep the state before it and its tape where the plan says so."""
         if index in plan.snapshots:
-            if not self._anything_saved:
+            if not any(self._saved.values()):
                 self._snapshots.clear()  # nothing before this step will ever be asked for
             random = RandomState(self._devices, self._generators)
             self._snapshots[index] = Snapshot(leaves, random, self._offload)
@@ -113,6 +113,11 @@ class Loop:
             self._tapes[index] = tape
         else:
             self._holes.about_to_free(tape.heap_bytes + sum(map(heap_bytes, leaves)))
+        if self._saved.setdefault(index, len(tape.versions)) != len(tape.versions):
+            raise ReplayError(
+                f"step {index} saved {self._saved[index]} tensors for its derivative at first, and "
+                f"{len(tape.versions)} when it was run again: it must do the same each time"
+            )
         if versions != [version_of(leaf) for leaf in leaves]:
             raise InputError(f"step changed its state in place at step {index}; it must return new tensors")
         return state, output
@@ -124,7 +129,6 @@ class Loop:
         """
         assert self._now is not None
         index, tape, own = self._now
-        self._anything_saved = True
         lasting = tensor.is_leaf and tensor.requires_grad and not any(tensor is mine for mine in own)
         return Handle(self, index, tape, tensor, version_of(tensor) if lasting else None)
 
