@@ -1,35 +1,32 @@
-"""The registration pipeline: rigid start, affine, then splines from wide and stiff to narrow and soft."""
+"""The registration pipeline: rigid start, affine, then splines or flows from wide and stiff to narrow and soft."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from otreg.deformations import Affine, Composite, Deformation, Spline
+from otreg.deformations import Deformation
 from otreg.errors import InputError
 from otreg.registration.checks import check_device, check_pair
 from otreg.registration.coherence import Trust
-from otreg.registration.fitting import CoarseFit, FineFit, Residuals, SplineFit, carried, fit_affine
-from otreg.registration.matching import Match, match
+from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, SplineFit, carried, fit_affine
+from otreg.registration.flowing import lifted
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted, Progress
 from otreg.registration.report import finish
 from otreg.registration.result import Registration
-from otreg.registration.sampling import Samples, deformed, sample_shape
-from otreg.registration.settings import COARSE, FINE, PRESETS, FineLevel, Settings
-from otreg.registration.strain import deformation_energy, folded_share
+from otreg.registration.sampling import Samples, deformed
+from otreg.registration.settings import COARSE, FINE, PRESETS, CoarseLevel, FineLevel, Settings
+from otreg.registration.stages import FittedSpline, Stages, in_units, linear
+from otreg.registration.strain import folded_share
 from otreg.surface import FloatArray, Landmarks, Surface
 
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
-VERTICES_PER_POINT = 20
-HELD_BACK = 4000
-HELD_BACK_TRUNCATION = 0.1
 FIRST_BLUR_TO_MISFIT = 2.0
 AFFINE_TANGENTIAL = 0.1
 FINE_TANGENTIAL = 0.02
@@ -38,6 +35,9 @@ MOST_FOLDED = 0.0005
 
 CLEAR_DIFFERENCE = 0.05
 """Share of what the held-back points gained that decides by itself between two starts."""
+
+MOST_CONTINUED = 3
+"""Flows, at most, that take the place of the coarse spline one after the other."""
 
 LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
@@ -64,7 +64,7 @@ def register(
     ----------
     moving, fixed : Surface
         Meshes or point clouds, in the same unit, at any pose.
-    preset : {"rigid", "similarity", "affine", "spline"}
+    preset : {"rigid", "similarity", "affine", "spline", "diffeo"}
         How freely ``moving`` may deform.
     landmarks : pair of Landmarks, optional
         Corresponding points. Three or more give the rigid start; their error is reported.
@@ -97,11 +97,11 @@ def register(
     chosen = settings if isinstance(settings, Settings) else Settings.from_mapping(settings)
     check_pair(moving, fixed, preset, landmarks)
     total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
-    if preset == "spline":
+    if preset in ("spline", "diffeo"):
         total += len(AFFINE_BLURS) + 2 * COARSE.steps + sum(level.steps for level in FINE)
     watch = Progress(total, progress, stop)
     with _threads(threads):
-        pipeline = _Pipeline(moving, fixed, chosen, check_device(device), seed, watch)
+        pipeline = _Pipeline(moving, fixed, chosen, check_device(device), seed, watch, landmarks)
         try:
             pipeline.run(preset, landmarks)
         except Interrupted:
@@ -135,90 +135,54 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _State(NamedTuple):
-    """What a stage changes: to go back, or to compare two ways."""
-
-    parts: list[Deformation]
-    x: Samples
-    held_x: Samples
-    score: float
-    stages: list[dict[str, Any]]
-
-
-class _Pipeline:
-    """The state of one run, in units of FIXED's diameter around FIXED's centre."""
-
-    def __init__(
-        self, moving: Surface, fixed: Surface, settings: Settings, device: str, seed: int, watch: Progress
-    ) -> None:
-        self.settings, self.device, self.seed, self.watch = settings, device, seed, watch
-        self.length, self.centre = fixed.diameter, fixed.bounds.mean(axis=0)
-        # MOVING is brought to FIXED's centre and size first, so that sampling sees both at one scale
-        self.moving = moving.with_points((moving.points - self.centre) / self.length)
-        self.fixed = fixed.with_points((fixed.points - self.centre) / self.length)
-        self.grid = moving.diameter / self.length
-        # in units of the squared diameter; a cloud is taken for a surface of about that
-        self.area = float(self.fixed.triangle_areas.sum()) if fixed.has_triangles else 1.0
-        self.parts: list[Deformation] = []
-        self.stages: list[dict[str, Any]] = []
-        self.interrupted = False
-        self.unmatched: dict[str, float] = {}
-        # finer meshes have more to show, and their users more patience
-        finest = max(len(moving), len(fixed)) // VERTICES_PER_POINT
-        self.points = min(max(finest, settings.points), 2 * settings.points)
-        self.x = self._sample_moving(self.points, seed + 1)
-        self.y = sample_shape(self.fixed, self.points, seed + 2)
-        self.held_x = self._sample_moving(HELD_BACK, seed + 3)
-        self.held_points = self.held_x.points
-        self.held_y = sample_shape(self.fixed, HELD_BACK, seed + 4)
-        self.held_tree = cKDTree(self.held_y.features(settings.normal_weight))
-        self.score = float("inf")
-
-    def _sample_moving(self, count: int, seed: int) -> Samples:
-        scaled = self.moving.with_points(self.moving.points / self.grid)
-        samples = sample_shape(scaled, count, seed)
-        return Samples(samples.points * self.grid, samples.normals, samples.weights)
+class _Pipeline(Stages):
+    """The stages of one run, from the rigid start to the finest map."""
 
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         self._rigid(preset != "rigid", landmarks)
         self.watch.step("rigid start")
         if preset == "affine":
             self._affine()
-        if preset == "spline":
-            self._coarse_spline_from_either_start()
+        if preset in ("spline", "diffeo"):
+            self._coarse_from_either_start()
+            if preset == "diffeo":
+                self._flow_in_place()
             self._refine_samples()
             for level in FINE:
-                self._fine_spline(level)
+                self._fine(level, preset == "diffeo")
 
     def _rigid(self, scaled: bool, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         if landmarks is not None and len(landmarks[0]) >= 3:
-            pair = [(points.points - self.centre) / self.length for points in landmarks]
-            pose = procrustes(pair[0], pair[1], np.ones(len(pair[0])), scaled)
+            pose = procrustes(self.marks[0], self.marks[1], np.ones(len(self.marks[0])), scaled)
         else:
-            pose = find_pose(self.x, self.y, scaled, self.settings.starts)
+            shape = Samples(
+                *(part[: self.points] for part in (self.x.points, self.x.normals, self.x.weights))
+            )
+            pose = find_pose(shape, self.y, scaled, self.settings.starts)
         scale, rotation, translation = pose
-        self.parts.append(
-            self._affine_map(scale * rotation, translation, "similarity" if scaled else "rigid")
-        )
+        self.parts = [self._affine_map(scale * rotation, translation, "similarity" if scaled else "rigid")]
         self.x, self.held_x = apply_pose(pose, self.x), apply_pose(pose, self.held_x)
         self.score = self._held_back(self.held_x)
         self._note("rigid start", True, scale=scale)
 
     def _affine(self) -> None:
         matrix, translation, current = np.eye(3), np.zeros(3), self.x
+        noise = 1.0 / self.settings.independent_points
         try:
             for blur in AFFINE_BLURS:
                 found = self._match(current, float(blur))
-                residuals = Residuals(current, found, float(blur), AFFINE_TANGENTIAL)
+                residuals = self._residuals(
+                    current, found, float(blur), AFFINE_TANGENTIAL, BLUR_VARIANCE, noise
+                )
                 matrix, translation = fit_affine(self.x.points, found, residuals)
-                current = _linear(self.x, matrix, translation)
+                current = linear(self.x, matrix, translation)
                 self.watch.step("affine", self.length * residuals.distance)
         finally:
-            held = _linear(self.held_x, matrix, translation)
+            held = linear(self.held_x, matrix, translation)
             if self._accept("affine", held, self._affine_map(matrix, translation, "affine")):
                 self.x = current
 
-    def _coarse_spline_from_either_start(self) -> None:
+    def _coarse_from_either_start(self) -> None:
         """Fit the coarse spline from the rigid pose and from the affine map, and keep what deforms less.
 
         Neither start is better everywhere: an affine map helps where shapes differ in proportions, and misleads
@@ -243,53 +207,65 @@ class _Pipeline:
             scores = {start: state.score * self.length for start, state in states.items()}
             self._note("choice of start", True, start=chosen, held_back=scores, energy=energies)
 
-    def _state(self) -> _State:
-        return _State(self.parts, self.x, self.held_x, self.score, self.stages)
-
-    def _restore(self, state: _State) -> None:
-        self.parts, self.x, self.held_x, self.score, self.stages = state
-
-    def _energy(self, parts: list[Deformation]) -> float:
-        """How much the map of these parts deforms MOVING beyond its pose, on some of the held-back points."""
-        pose = parts[0]
-        assert isinstance(pose, Affine)
-        some = slice(None, None, max(len(self.held_points) // 1500, 1))
-        points = self.held_points[some] * self.length + self.centre
-        return deformation_energy(Composite(parts), pose.matrix.numpy(), points, self.held_x.weights[some])
-
     def _coarse_spline(self) -> None:
         # matching starts at the scale of the misfit that the rigid start left
         nearest = cKDTree(self.held_y.points).query(self.held_x.points)[0]
         misfit = float(np.average(nearest, weights=self.held_x.weights))
         first = max(COARSE.first_blur, FIRST_BLUR_TO_MISFIT * misfit)
-        blurs = np.geomspace(first, COARSE.last_blur, COARSE.steps)
-        settings = self.settings
-        fit = CoarseFit(self.x, COARSE, settings.control_points, settings.strain, settings.independent_points)
-        self._spline("spline", fit, blurs, COARSE.blur_variance, Trust(settings.tangential_weight))
+        self._coarse_level("spline", np.geomspace(first, COARSE.last_blur, COARSE.steps), COARSE)
 
-    def _fine_spline(self, level: FineLevel) -> None:
+    def _coarse_level(self, name: str, blurs: FloatArray, level: CoarseLevel, flows: bool = False) -> None:
+        settings = self.settings
+        fit = CoarseFit(self.x, level, settings.control_points, settings.strain, settings.independent_points)
+        trust, noise = Trust(settings.tangential_weight), 1.0 / settings.independent_points
+        self._level(name, fit, blurs, level.blur_variance, noise, trust, flows=flows)
+
+    def _flow_in_place(self) -> None:
+        """Take a flow for the coarse spline; where that had to stop before it folded, more flows go on from there."""
+        for _ in range(MOST_CONTINUED):
+            fitted = self.fitted
+            if fitted is None:
+                return
+            self.fitted = None
+            flow = lifted(fitted.spline)
+            self.parts = [*self.parts[:-1], in_units(flow, self.length, self.centre)]
+            self.x, self.held_x = carried(flow, fitted.x), carried(flow, fitted.held_x)
+            before, self.score = self.score, self._held_back(self.held_x)
+            distances = {
+                "held_back_before": before * self.length,
+                "held_back_after": self.score * self.length,
+            }
+            self._note("flow", True, energy=float(flow.energy()), **distances)
+            if not len(fitted.blurs_left):
+                return
+            self._coarse_level("flow goes on", fitted.blurs_left, COARSE)
+
+    def _fine(self, level: FineLevel, flows: bool) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
         most = 12 * self.settings.control_points
         fit = FineFit(self.x, self.area, level, most, self.settings.fine_stiffness)
-        name = f"spline {level.width * self.length:.3g}"
-        self._spline(name, fit, blurs, level.blur_variance, least_gain=LEAST_GAIN)
+        name = f"{'flow' if flows else 'spline'} {level.width * self.length:.3g}"
+        noise = self.settings.fine_stiffness
+        self._level(name, fit, blurs, level.blur_variance, noise, None, LEAST_GAIN, flows)
 
-    def _spline(
+    def _level(
         self,
         name: str,
         fit: SplineFit,
         blurs: FloatArray,
         blur_variance: float,
-        trust: Trust | None = None,
+        noise: float,
+        trust: Trust | None,
         least_gain: float = 0.0,
+        flows: bool = False,
     ) -> None:
         """Match and fit in turn, up to where the fit would fold; keep it if the held-back points come closer."""
-        current, spline, folded = self.x, fit.spline(), False
+        current, spline, folded, done = self.x, fit.spline(), False, 0
         try:
             for blur in blurs:
                 found = self._match(current, float(blur))
                 along = trust.after(current, found) if trust else FINE_TANGENTIAL
-                residuals = Residuals(current, found, float(blur), along, blur_variance)
+                residuals = self._residuals(current, found, float(blur), along, blur_variance, noise)
                 fit.update(residuals, found)
                 proposed = fit.spline()
                 gradient = fit.gradient()
@@ -298,78 +274,18 @@ class _Pipeline:
                     folded = True
                     break
                 spline, current = proposed, deformed(self.x, fit.moved(), gradient)
+                done += 1
                 self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
                 self.watch.step(name, residuals.distance * self.length)
         finally:
-            part = Spline(
-                spline.control_points * self.length + torch.as_tensor(self.centre),
-                spline.coefficients * self.length,
-                [width * self.length for width in spline.widths],
-                spline.kernel,
-                spline.amplitudes,
-            )
-            held = carried(spline, self.held_x)
+            x, held_x = self.x, self.held_x
+            part: Deformation = in_units(spline, self.length, self.centre)
+            if flows:
+                flow = lifted(spline)
+                part = in_units(flow, self.length, self.centre)
+                held, current = carried(flow, held_x), carried(flow, x)
+            else:
+                held = carried(spline, held_x)
             if self._accept(name, held, part, least_gain, stopped_before_folding=folded):
                 self.x = current
-
-    def _refine_samples(self) -> None:
-        """More points on both shapes for the fine levels, never fewer than the coarse ones had."""
-        count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
-        samples = self._sample_moving(count, self.seed + 5)
-        there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
-        moved = carried(self.transform(), there)
-        self.x = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
-        self.y = sample_shape(self.fixed, count, self.seed + 6)
-
-    def _match(self, x: Samples, blur: float) -> Match:
-        settings = self.settings
-        return match(x, self.y, blur, settings.reach_factor * blur, settings.normal_weight, self.device)
-
-    def _held_back(self, moved: Samples) -> float:
-        """Truncated mean distance both ways between points that no match has seen, normals included."""
-        features = moved.features(self.settings.normal_weight)
-        there = np.minimum(self.held_tree.query(features)[0], HELD_BACK_TRUNCATION)
-        back = cKDTree(features).query(self.held_y.features(self.settings.normal_weight))[0]
-        back = np.minimum(back, HELD_BACK_TRUNCATION)
-        return float(there @ moved.weights / moved.weights.sum() + back @ self.held_y.weights) / 2
-
-    def _accept(self, name: str, held: Samples, part: Deformation, gain: float = 0.0, **figures: Any) -> bool:
-        """Keep a stage only if the held-back points come closer, by a share of at least ``gain``."""
-        score = self._held_back(held) if np.isfinite(held.points).all() else float("inf")
-        kept = score < (1.0 - gain) * self.score
-        before = self.score
-        if kept:
-            self.parts = [*self.parts, part]
-            self.held_x, self.score = held, score
-        distances = {"held_back_before": before * self.length, "held_back_after": score * self.length}
-        self._note(name, kept, **distances, **figures)
-        return kept
-
-    def _note(self, name: str, kept: bool, **figures: Any) -> None:
-        gone = self.watch.elapsed - sum(stage["seconds"] for stage in self.stages)
-        self.stages = [*self.stages, {"stage": name, "kept": kept, "seconds": round(gone, 3), **figures}]
-
-    def _affine_map(self, matrix: FloatArray, translation: FloatArray, kind: str) -> Affine:
-        """An affine map of our units, in the unit of the files."""
-        return Affine(matrix, self.length * translation + self.centre - matrix @ self.centre, kind)
-
-    def transform(self) -> Deformation:
-        """Everything kept so far as one map."""
-        if not self.parts:
-            return Affine.identity()
-        composite = Composite(self.parts).simplified()
-        return composite
-
-    def absolute(self) -> dict[str, Any]:
-        """The lengths behind the relative settings, in the unit of the files."""
-        levels = [dataclasses.asdict(level) for level in (COARSE, *FINE)]
-        for level in levels:
-            for name, value in level.items():
-                if name not in ("steps", "blur_variance"):
-                    level[name] = np.multiply(value, self.length).tolist()
-        return {"diameter": self.length, "spline_levels": levels}
-
-
-def _linear(samples: Samples, matrix: FloatArray, translation: FloatArray) -> Samples:
-    """Samples under an affine map."""
-    return deformed(samples, samples.points @ matrix.T + translation, matrix)
+                self.fitted = FittedSpline(spline, x, held_x, blurs[done:] if folded else blurs[:0])

@@ -8,7 +8,7 @@ from typing import Any
 
 from otreg.errors import InputError
 
-PRESETS = ("rigid", "similarity", "affine", "spline")
+PRESETS = ("rigid", "similarity", "affine", "spline", "diffeo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Settings:
         coarse spline stiffer.
     fine_stiffness : float
         Weight of a fine spline's energy, multiplied by the variance of the residual itself.
+    landmark_error : float
+        Standard deviation of given landmarks, as a share of FIXED's diameter: how closely maps follow them.
     """
 
     points: int = 3000
@@ -53,6 +55,7 @@ class Settings:
     strain: float = 0.1
     independent_points: float = 1000.0
     fine_stiffness: float = 30.0
+    landmark_error: float = 0.005
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any] | None) -> Settings:

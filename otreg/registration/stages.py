@@ -1,0 +1,208 @@
+"""What every stage of a registration shares: samples, matches, the judgement of held-back points, the parts so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from otreg.deformations import Affine, Composite, Deformation, Diffeomorphism, Spline
+from otreg.registration.fitting import Residuals, carried
+from otreg.registration.matching import Match, match
+from otreg.registration.progress import Progress
+from otreg.registration.sampling import Samples, deformed, sample_shape
+from otreg.registration.settings import COARSE, FINE, Settings
+from otreg.registration.strain import deformation_energy
+from otreg.surface import FloatArray, Landmarks, Surface
+
+SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
+
+VERTICES_PER_POINT = 20
+HELD_BACK = 4000
+HELD_BACK_TRUNCATION = 0.1
+
+
+class FittedSpline(NamedTuple):
+    """The spline fitted last, and where it started from: what it takes to put a flow in its place."""
+
+    spline: Spline
+    x: Samples
+    held_x: Samples
+    blurs_left: FloatArray
+
+
+class State(NamedTuple):
+    """What a stage changes: to go back, or to compare two ways."""
+
+    parts: list[Deformation]
+    x: Samples
+    held_x: Samples
+    score: float
+    stages: list[dict[str, Any]]
+    fitted: FittedSpline | None
+
+
+class Stages:
+    """The state of one run, in units of FIXED's diameter around FIXED's centre.
+
+    Landmarks, if there are any, are the last rows of the samples: they weigh nothing in a match, and have targets of
+    their own (:meth:`_match`).
+    """
+
+    def __init__(
+        self,
+        moving: Surface,
+        fixed: Surface,
+        settings: Settings,
+        device: str,
+        seed: int,
+        watch: Progress,
+        landmarks: tuple[Landmarks, Landmarks] | None = None,
+    ) -> None:
+        self.settings, self.device, self.seed, self.watch = settings, device, seed, watch
+        self.length, self.centre = fixed.diameter, fixed.bounds.mean(axis=0)
+        # MOVING is brought to FIXED's centre and size first, so that sampling sees both at one scale
+        self.moving = moving.with_points((moving.points - self.centre) / self.length)
+        self.fixed = fixed.with_points((fixed.points - self.centre) / self.length)
+        self.grid = moving.diameter / self.length
+        # in units of the squared diameter; a cloud is taken for a surface of about that
+        self.area = float(self.fixed.triangle_areas.sum()) if fixed.has_triangles else 1.0
+        self.parts: list[Deformation] = []
+        self.stages: list[dict[str, Any]] = []
+        self.fitted: FittedSpline | None = None
+        self.interrupted = False
+        self.unmatched: dict[str, float] = {}
+        pair = () if landmarks is None else landmarks
+        self.marks = [(points.points - self.centre) / self.length for points in pair] or [
+            np.zeros((0, 3))
+        ] * 2
+        # finer meshes have more to show, and their users more patience
+        finest = max(len(moving), len(fixed)) // VERTICES_PER_POINT
+        self.points = min(max(finest, settings.points), 2 * settings.points)
+        self.x = self._with_marks(self._sample_moving(self.points, seed + 1), self.marks[0])
+        self.y = sample_shape(self.fixed, self.points, seed + 2)
+        self.held_x = self._sample_moving(HELD_BACK, seed + 3)
+        self.held_points = self.held_x.points
+        self.held_y = sample_shape(self.fixed, HELD_BACK, seed + 4)
+        self.held_tree = cKDTree(self.held_y.features(settings.normal_weight))
+        self.score = float("inf")
+
+    def _sample_moving(self, count: int, seed: int) -> Samples:
+        scaled = self.moving.with_points(self.moving.points / self.grid)
+        samples = sample_shape(scaled, count, seed)
+        return Samples(samples.points * self.grid, samples.normals, samples.weights)
+
+    def _with_marks(self, samples: Samples, marks: FloatArray) -> Samples:
+        nothing = np.zeros_like(marks)
+        return Samples(
+            np.concatenate([samples.points, marks]),
+            np.concatenate([samples.normals, nothing]),
+            np.concatenate([samples.weights, nothing[:, 0]]),
+        )
+
+    def _refine_samples(self) -> None:
+        """More points on both shapes for the fine levels, never fewer than the coarse ones had."""
+        count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
+        samples = self._with_marks(self._sample_moving(count, self.seed + 5), self.marks[0])
+        there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
+        moved = carried(self.transform(), there)
+        self.x = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
+        self.y = sample_shape(self.fixed, count, self.seed + 6)
+
+    def _match(self, x: Samples, blur: float) -> Match:
+        """Match all samples but the landmarks, which know where to go."""
+        settings, count = self.settings, len(x.points) - len(self.marks[0])
+        shape = Samples(x.points[:count], x.normals[:count], x.weights[:count])
+        found = match(shape, self.y, blur, settings.reach_factor * blur, settings.normal_weight, self.device)
+        return Match(
+            np.concatenate([found.targets, self.marks[1]]),
+            np.concatenate([found.normals, np.zeros_like(self.marks[1])]),
+            np.concatenate([found.confidence, np.ones(len(self.marks[1]))]),
+        )
+
+    def _residuals(
+        self, current: Samples, found: Match, blur: float, along: float, blur_variance: float, noise: float
+    ) -> Residuals:
+        """Residuals of a match; ``noise`` is what a fit multiplies their variance with, per unit of mass."""
+        residuals = Residuals(current, found, blur, along, blur_variance)
+        if len(self.marks[0]):
+            # landmarks have a variance of their own, which does not fall with that of the match
+            mass = noise * residuals.variance / self.settings.landmark_error**2
+            residuals.mass[-len(self.marks[0]) :] = mass
+        return residuals
+
+    def _held_back(self, moved: Samples) -> float:
+        """Truncated mean distance both ways between points that no match has seen, normals included."""
+        features = moved.features(self.settings.normal_weight)
+        there = np.minimum(self.held_tree.query(features)[0], HELD_BACK_TRUNCATION)
+        back = cKDTree(features).query(self.held_y.features(self.settings.normal_weight))[0]
+        back = np.minimum(back, HELD_BACK_TRUNCATION)
+        return float(there @ moved.weights / moved.weights.sum() + back @ self.held_y.weights) / 2
+
+    def _accept(self, name: str, held: Samples, part: Deformation, gain: float = 0.0, **figures: Any) -> bool:
+        """Keep a stage only if the held-back points come closer, by a share of at least ``gain``."""
+        score = self._held_back(held) if np.isfinite(held.points).all() else float("inf")
+        kept = score < (1.0 - gain) * self.score
+        before = self.score
+        if kept:
+            self.parts = [*self.parts, part]
+            self.held_x, self.score = held, score
+        distances = {"held_back_before": before * self.length, "held_back_after": score * self.length}
+        self._note(name, kept, **distances, **figures)
+        return kept
+
+    def _note(self, name: str, kept: bool, **figures: Any) -> None:
+        gone = self.watch.elapsed - sum(stage["seconds"] for stage in self.stages)
+        self.stages = [*self.stages, {"stage": name, "kept": kept, "seconds": round(gone, 3), **figures}]
+
+    def _state(self) -> State:
+        return State(self.parts, self.x, self.held_x, self.score, self.stages, self.fitted)
+
+    def _restore(self, state: State) -> None:
+        self.parts, self.x, self.held_x, self.score, self.stages, self.fitted = state
+
+    def _energy(self, parts: list[Deformation]) -> float:
+        """How much the map of these parts deforms MOVING beyond its pose, on some of the held-back points."""
+        pose = parts[0]
+        assert isinstance(pose, Affine)
+        some = slice(None, None, max(len(self.held_points) // 1500, 1))
+        points = self.held_points[some] * self.length + self.centre
+        return deformation_energy(Composite(parts), pose.matrix.numpy(), points, self.held_x.weights[some])
+
+    def _affine_map(self, matrix: FloatArray, translation: FloatArray, kind: str) -> Affine:
+        """An affine map of our units, in the unit of the files."""
+        return Affine(matrix, self.length * translation + self.centre - matrix @ self.centre, kind)
+
+    def transform(self) -> Deformation:
+        """Everything kept so far as one map."""
+        if not self.parts:
+            return Affine.identity()
+        composite = Composite(self.parts).simplified()
+        return composite
+
+    def absolute(self) -> dict[str, Any]:
+        """The lengths behind the relative settings, in the unit of the files."""
+        levels = [dataclasses.asdict(level) for level in (COARSE, *FINE)]
+        for level in levels:
+            for name, value in level.items():
+                if name not in ("steps", "blur_variance"):
+                    level[name] = np.multiply(value, self.length).tolist()
+        return {"diameter": self.length, "spline_levels": levels}
+
+
+def linear(samples: Samples, matrix: FloatArray, translation: FloatArray) -> Samples:
+    """Samples under an affine map."""
+    return deformed(samples, samples.points @ matrix.T + translation, matrix)
+
+
+def in_units(part: SplineOrFlow, length: float, centre: FloatArray) -> SplineOrFlow:
+    """A spline or a flow of our units, in the unit of the files."""
+    points = part.control_points * length + part.control_points.new_tensor(centre.tolist())
+    widths = [width * length for width in part.widths]
+    if isinstance(part, Spline):
+        return Spline(points, part.coefficients * length, widths, part.kernel, part.amplitudes)
+    return Diffeomorphism(
+        points, part.momenta * length, widths, part.kernel, part.amplitudes, part.steps, part.method
+    )
