@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otreg.attachments.diracs import Cells, Diracs, make_cells
 from otreg.attachments.geometry import Shape, as_shape
 from otreg.errors import InputError
+from otreg.reductions.checks import positive
 
 
 class Attachment(ABC):
@@ -63,32 +65,65 @@ class ShapeAttachment(Attachment):
         Copied, and never differentiated.
     weights : array or Tensor, shape (N,), optional
         Masses of the points of a cloud.
+    resolution : float, optional
+        Side of the cells, in the unit of the files, within which Diracs are merged into one. None keeps all.
+        Those of the moving shape are chosen at the first call and travel with it, so that the value stays
+        smooth; they are chosen anew when the number of Diracs changes or cells have come apart.
     """
 
     needs_triangles = False
 
-    def __init__(self, fixed: Any, weights: Any = None) -> None:
+    def __init__(self, fixed: Any, weights: Any = None, resolution: float | None = None) -> None:
         self._fixed = self._checked(as_shape(fixed, weights=weights, name="fixed").detached(), "fixed")
         if not float(self._fixed.masses().sum()) > 0.0:
             raise InputError("fixed has no area: every triangle is degenerate")
+        self.resolution = None if resolution is None else positive(resolution, "resolution")
+        self._cells: Cells | None = None
         self._kept: dict[tuple[torch.dtype, torch.device], Any] = {}
 
     def __call__(self, points: Any, triangles: Any = None, weights: Any = None) -> Tensor:
         """Return the value for the moving shape; see :class:`Attachment`."""
         moving = self._checked(as_shape(points, triangles, weights, name="points"), "points")
-        key = (moving.points.dtype, moving.points.device)
-        if key not in self._kept:
+        dtype, device = moving.points.dtype, moving.points.device
+        kept = self._kept_for(dtype, device)
+        diracs = self._diracs(moving, "points")
+        if self.resolution is not None:
+            if self._cells is None or not self._cells.fit(diracs, self.resolution):
+                self._cells = make_cells(diracs, self.resolution, self._corner(diracs))
+            diracs = self._cells.merge(diracs)
+        return self._value(diracs, kept).to(dtype)
+
+    def reset(self) -> None:
+        """Choose cells anew at the next call."""
+        self._cells = None
+
+    @abstractmethod
+    def _diracs(self, shape: Shape, name: str) -> Diracs:
+        """The shape as a cloud of Diracs, differentiable in its points; messages call it ``name``."""
+
+    @abstractmethod
+    def _prepare(self, diracs: Diracs) -> Any:
+        """What calls need of the fixed shape, in the dtype and on the device of the moving one."""
+
+    @abstractmethod
+    def _value(self, diracs: Diracs, kept: Any) -> Tensor:
+        """The value for the moving shape, given what :meth:`_prepare` returned."""
+
+    def _kept_for(self, dtype: torch.dtype, device: torch.device) -> Any:
+        if (dtype, device) not in self._kept:
             with torch.no_grad():
-                self._kept[key] = self._prepare(self._fixed.to(key[1], key[0]))
-        return self._value(moving, self._kept[key]).to(key[0])
+                diracs = self._diracs(self._fixed.to(device, dtype), "fixed")
+                if self.resolution is not None:
+                    cells = make_cells(diracs, self.resolution, self._corner(diracs))
+                    diracs = cells.merge(diracs)
+                self._kept[dtype, device] = self._prepare(diracs)
+        return self._kept[dtype, device]
 
-    @abstractmethod
-    def _prepare(self, fixed: Shape) -> Any:
-        """What calls need of the fixed shape, given in the dtype and on the device of the moving one."""
-
-    @abstractmethod
-    def _value(self, moving: Shape, kept: Any) -> Tensor:
-        """The value, given what :meth:`_prepare` returned."""
+    def _corner(self, diracs: Diracs) -> Tensor:
+        """A corner of the cells, the same for both shapes so that equal ones are merged alike."""
+        corner = torch.zeros_like(diracs.positions[0])
+        corner[:3] = self._fixed.sites().amin(dim=0)
+        return corner
 
     def _checked(self, shape: Shape, name: str) -> Shape:
         if self.needs_triangles and shape.triangles is None:

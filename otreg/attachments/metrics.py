@@ -22,13 +22,13 @@ CVPR 2004; Gretton et al., JMLR 2012).
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from otreg.attachments.base import ShapeAttachment, default_scale, unit_mass
+from otreg.attachments.diracs import Diracs
 from otreg.attachments.geometry import Shape, area_normals, split_normals
 from otreg.attachments.pairing import Pairing
 from otreg.errors import InputError
@@ -43,15 +43,8 @@ WIDTH_SPACINGS = 2.0
 ORIENTATION_KERNELS = ("square", "linear", "exponential")
 
 
-class Diracs(NamedTuple):
-    """Positions (K, D) and vectors (K, V) whose :class:`Pairing` is the inner product of a kind of shape."""
-
-    positions: Tensor
-    vectors: Tensor
-
-
 class Fixed(NamedTuple):
-    """What calls need of the fixed shape: its Diracs, <ν, ν>, and the norm of its areas alone."""
+    """What calls need of the fixed shape: its Diracs, <ν, ν>, and the squared norm of its areas alone."""
 
     diracs: Diracs
     own: Tensor
@@ -72,6 +65,10 @@ class KernelAttachment(ShapeAttachment):
         Laplacian kernel has a kink at 0: first derivatives only, and values grow as d, not d².
     weights : array or Tensor, shape (N,), optional
         Masses of the points of a cloud.
+    resolution : float, optional
+        Side of the cells, in the unit of the files, within which Diracs are merged into one: far faster where
+        triangles are much smaller than the width. A third of the width changes values, and gradients as a
+        deformation of that width sees them, by one or two percent. None (the default) is exact.
     engine : {"auto", "fused", "keops", "blocks"}
         See :func:`otreg.reductions.kernel_sum`.
     """
@@ -83,9 +80,10 @@ class KernelAttachment(ShapeAttachment):
         *,
         kernel: str = "gaussian",
         weights: Any = None,
+        resolution: float | None = None,
         engine: str = "auto",
     ) -> None:
-        super().__init__(fixed, weights)
+        super().__init__(fixed, weights, resolution)
         if width is None:
             width = default_scale(self._fixed, WIDTH_SHARE, WIDTH_SPACINGS, "width")
         self._pairing = Pairing(kernel, positive(width, "width"), engine)
@@ -103,37 +101,30 @@ class KernelAttachment(ShapeAttachment):
     @property
     def norm(self) -> float:
         """``Σ_ij k(y_i, y_j) a'_i a'_j`` of the fixed shape: value · norm does not tell fixed from moving."""
-        kept = next(iter(self._kept.values()), None)
-        if kept is None:
-            with torch.no_grad():
-                kept = self._prepare(self._fixed)
-            self._kept[self._fixed.points.dtype, self._fixed.points.device] = kept
+        kept: Fixed = self._kept_for(self._fixed.points.dtype, self._fixed.points.device)
         return float(kept.norm)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._fixed!r}, width={self.width:.6g}{self._details()})"
 
     def _details(self) -> str:
-        return "" if self._pairing.kernel == "gaussian" else f", kernel={self._pairing.kernel!r}"
+        kernel = "" if self._pairing.kernel == "gaussian" else f", kernel={self._pairing.kernel!r}"
+        return kernel + ("" if self.resolution is None else f", resolution={self.resolution:.6g}")
 
-    @abstractmethod
-    def _diracs(self, shape: Shape, name: str) -> Diracs:
-        """The shape as positions and vectors, differentiable in its points."""
+    def _prepare(self, diracs: Diracs) -> Fixed:
+        positions, vectors = diracs.positions, diracs.vectors
+        masses = diracs.masses.to(positions.dtype)[:, None]
+        if positions.shape[1] == 3:
+            own, norm = self._pairing.energies(positions, [vectors, masses])
+        else:
+            (own,) = self._pairing.energies(positions, [vectors])
+            (norm,) = self._pairing.energies(positions[:, :3], [masses])
+        return Fixed(diracs, own, norm)
 
-    def _masses(self, shape: Shape, name: str) -> Tensor:
-        """Masses (K,) of the Diracs that :attr:`norm` is made of."""
-        return shape.masses()
-
-    def _prepare(self, fixed: Shape) -> Fixed:
-        diracs = self._diracs(fixed, "fixed")
-        masses = self._masses(fixed, "fixed").to(fixed.points.dtype)[:, None]
-        own = self._pairing.energy(*diracs)
-        return Fixed(diracs, own, self._pairing.energy(fixed.sites(), masses))
-
-    def _value(self, moving: Shape, kept: Fixed) -> Tensor:
-        diracs = self._diracs(moving, "points")
-        own = self._pairing.energy(*diracs)
-        cross = self._pairing.product(*diracs, *kept.diracs)
+    def _value(self, diracs: Diracs, kept: Fixed) -> Tensor:
+        x, v = diracs.positions, diracs.vectors
+        own = self._pairing.energy(x, v)
+        cross = self._pairing.product(x, v, kept.diracs.positions, kept.diracs.vectors)
         return (0.5 * self.width**2) * (own - 2.0 * cross + kept.own) / kept.norm
 
 
@@ -150,7 +141,7 @@ class Current(KernelAttachment):
 
     def _diracs(self, shape: Shape, name: str) -> Diracs:
         assert shape.triangles is not None
-        return Diracs(shape.sites(), area_normals(shape.points, shape.triangles))
+        return Diracs(shape.sites(), area_normals(shape.points, shape.triangles), shape.masses())
 
 
 class Varifold(KernelAttachment):
@@ -158,7 +149,7 @@ class Varifold(KernelAttachment):
 
     Parameters
     ----------
-    fixed, width, kernel, engine
+    fixed, width, kernel, resolution, engine
         As for :class:`KernelAttachment`.
     oriented : bool
         Whether to tell outside from inside. Not by default: open or badly oriented meshes are welcome.
@@ -190,6 +181,7 @@ class Varifold(KernelAttachment):
         orientation: str | None = None,
         orientation_width: float = 0.5,
         kernel: str = "gaussian",
+        resolution: float | None = None,
         engine: str = "auto",
     ) -> None:
         orientation = orientation or ("exponential" if oriented else "square")
@@ -208,25 +200,29 @@ class Varifold(KernelAttachment):
             )
         self.oriented, self.orientation = oriented, orientation
         self.orientation_width = positive(orientation_width, "orientation_width")
-        super().__init__(fixed, width, kernel=kernel, engine=engine)
+        super().__init__(fixed, width, kernel=kernel, resolution=resolution, engine=engine)
 
     def _details(self) -> str:
         details = f", oriented={self.oriented}"
         if self.oriented:
             details += f", orientation={self.orientation!r}"
+        if self.orientation == "exponential":
+            details += f", orientation_width={self.orientation_width:g}"
         return details + super()._details()
 
     def _diracs(self, shape: Shape, name: str) -> Diracs:
         assert shape.triangles is not None
         centres, normals = shape.sites(), area_normals(shape.points, shape.triangles)
         unit, area = split_normals(normals)
+        masses = area.double()
         if self.orientation == "square":
-            return Diracs(centres, area[:, None] * squares(unit))
+            return Diracs(centres, area[:, None] * squares(unit), masses)
         if self.orientation == "linear":
-            return Diracs(centres, math.sqrt(0.5) * torch.cat([area[:, None], normals], dim=1))
+            vectors = math.sqrt(0.5) * torch.cat([area[:, None], normals], dim=1)
+            return Diracs(centres, vectors, masses)
         # a product of two Gaussians is one, with normals as three more coordinates
         turned = (self.width / self.orientation_width) * unit
-        return Diracs(torch.cat([centres, turned], dim=1), area[:, None])
+        return Diracs(torch.cat([centres, turned], dim=1), area[:, None], masses)
 
 
 class MMD(KernelAttachment):
@@ -239,11 +235,9 @@ class MMD(KernelAttachment):
     two-sample test, JMLR 2012.
     """
 
-    def _masses(self, shape: Shape, name: str) -> Tensor:
-        return unit_mass(shape, name)
-
     def _diracs(self, shape: Shape, name: str) -> Diracs:
-        return Diracs(shape.sites(), self._masses(shape, name).to(shape.points.dtype)[:, None])
+        masses = unit_mass(shape, name)
+        return Diracs(shape.sites(), masses.to(shape.points.dtype)[:, None], masses)
 
 
 def squares(unit: Tensor) -> Tensor:

@@ -69,6 +69,16 @@ class Pairing:
             return _dot(v, kernel_sum(x, x, v, self.kernel, self.width, engine=self.engine))
         return _GaussianProduct.apply(x, v, None, None, self, _wants_grad(x, v))
 
+    def energies(self, x: Tensor, several: list[Tensor]) -> list[Tensor]:
+        """:meth:`energy` of several clouds of vectors (N, V) at the same positions, by one pass over the pairs."""
+        together = torch.cat(several, dim=1)
+        if self.kernel == "gaussian":
+            sums = gibbs_sum(x, x, None, None, together, self.width**2, self.reduction(x))
+        else:
+            sums = kernel_sum(x, x, together, self.kernel, self.width, engine=self.engine)
+        parts = sums.split([vectors.shape[1] for vectors in several], dim=1)
+        return [_dot(vectors, part) for vectors, part in zip(several, parts, strict=True)]
+
     def reduction(self, points: Tensor) -> Engine:
         """The engine for points of this kind: a new one each time, since it remembers the points it saw."""
         device = points.device.type

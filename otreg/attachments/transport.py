@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from otreg.attachments.base import ShapeAttachment, default_scale, unit_mass
+from otreg.attachments.diracs import Diracs
 from otreg.attachments.geometry import Shape, area_normals, split_normals
 from otreg.errors import InputError
 from otreg.reductions.checks import positive
@@ -17,14 +19,6 @@ BLUR_SHARE = 0.01
 
 BLUR_SPACINGS = 1.0
 """Least default blur, in spacings of the Diracs: below, transport turns into an assignment of points."""
-
-
-class Fixed(NamedTuple):
-    """What calls need of the fixed shape: positions (M, 3), masses (M,), unit normals (M, 3) or None."""
-
-    positions: Tensor
-    masses: Tensor
-    normals: Tensor | None
 
 
 class Transport(ShapeAttachment):
@@ -50,6 +44,9 @@ class Transport(ShapeAttachment):
         start. None leaves normals out; else both shapes need triangles.
     weights : array or Tensor, shape (N,), optional
         Masses of the points of a cloud, 1/N each by default.
+    resolution : float, optional
+        Side of the cells, in the unit of the files, within which Diracs are merged into one; half the blur is
+        harmless. None (the default) keeps all.
     tol : float
         Marginal error that is accepted: the gradient's error is of that order.
     max_iterations : int
@@ -81,12 +78,13 @@ class Transport(ShapeAttachment):
         *,
         normal_weight: float | None = None,
         weights: Any = None,
+        resolution: float | None = None,
         tol: float = 1e-3,
         max_iterations: int = 1000,
         engine: str = "auto",
     ) -> None:
         self.normal_weight = None if normal_weight is None else positive(normal_weight, "normal_weight")
-        super().__init__(fixed, weights)
+        super().__init__(fixed, weights, resolution)
         if blur is None:
             blur = default_scale(self._fixed, BLUR_SHARE, BLUR_SPACINGS, "blur")
         self.blur = positive(blur, "blur")
@@ -98,7 +96,6 @@ class Transport(ShapeAttachment):
             tol=positive(tol, "tol"),
             max_iterations=max_iterations,
             engine=engine,
-            feature_weight=1.0 if self.normal_weight is None else self.normal_weight,
         )
 
     @property
@@ -109,32 +106,31 @@ class Transport(ShapeAttachment):
     def __repr__(self) -> str:
         reach = "" if self.reach is None else f", reach={self.reach:.6g}"
         normals = "" if self.normal_weight is None else f", normal_weight={self.normal_weight:.6g}"
-        return f"Transport({self._fixed!r}, blur={self.blur:.6g}{reach}{normals})"
+        cells = "" if self.resolution is None else f", resolution={self.resolution:.6g}"
+        return f"Transport({self._fixed!r}, blur={self.blur:.6g}{reach}{normals}{cells})"
 
     def reset(self) -> None:
         """Forget the potentials of the last call: the next one is solved from scratch."""
+        super().reset()
         self._divergence.reset()
 
-    def _prepare(self, fixed: Shape) -> Fixed:
-        masses = unit_mass(fixed, "fixed") if self.reach is None else fixed.masses() / self._mass
-        return Fixed(fixed.sites(), masses, self._normals(fixed))
-
-    def _value(self, moving: Shape, kept: Fixed) -> Tensor:
-        same_kind = (moving.triangles is None) == (self._fixed.triangles is None)
-        if self.reach is None or not same_kind:
-            masses = unit_mass(moving)
-        else:
-            masses = moving.masses() / self._mass
-        features: dict[str, Tensor | None] = {}
+    def _diracs(self, shape: Shape, name: str) -> Diracs:
+        same_kind = (shape.triangles is None) == (self._fixed.triangles is None)
+        alone = self.reach is None or not same_kind
+        masses = unit_mass(shape, name) if alone else shape.masses() / self._mass
+        positions = shape.sites()
         if self.normal_weight is not None:
-            features = {"x_features": self._normals(moving), "y_features": kept.normals}
-        value: Tensor = self._divergence(moving.sites(), kept.positions, masses, kept.masses, **features)
-        return value
+            assert shape.triangles is not None
+            normals = split_normals(area_normals(shape.points, shape.triangles))[0]
+            positions = torch.cat([positions, self.normal_weight * normals], dim=1)
+        return Diracs(positions, masses[:, None], masses)
 
-    def _normals(self, shape: Shape) -> Tensor | None:
-        if self.normal_weight is None or shape.triangles is None:
-            return None
-        return split_normals(area_normals(shape.points, shape.triangles))[0]
+    def _prepare(self, diracs: Diracs) -> Diracs:
+        return diracs
+
+    def _value(self, diracs: Diracs, kept: Diracs) -> Tensor:
+        value: Tensor = self._divergence(diracs.positions, kept.positions, diracs.masses, kept.masses)
+        return value
 
     def _checked(self, shape: Shape, name: str) -> Shape:
         if self.normal_weight is not None and shape.triangles is None:

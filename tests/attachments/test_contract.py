@@ -132,7 +132,7 @@ def test_decreases_along_its_gradient(case: Case) -> None:
 def test_a_translation_is_undone_in_an_optimisation_loop(case: Case) -> None:
     attachment = case.build(FIXED)
     shift = torch.tensor([2.0, -1.0, 1.5], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([shift], max_iter=40, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([shift], max_iter=20, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
