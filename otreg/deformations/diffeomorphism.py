@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otreg.autodiff.schedule import schedule_of
 from otreg.deformations.base import Deformation, parameter_tensor
 from otreg.deformations.inverse import InverseDeformation, complaint
 from otreg.deformations.matrices import inverse as inverse_matrices
@@ -57,7 +58,7 @@ class Diffeomorphism(Deformation):
     ------
     InputError
         On wrong shapes, numbers that are not finite, a width or an amplitude that is not positive, an unknown
-        kernel or method, or a number of steps that is not a whole number of at least 1.
+        kernel, method or memory, or a number of steps that is not a whole number of at least 1.
 
     Notes
     -----
@@ -90,6 +91,7 @@ class Diffeomorphism(Deformation):
             raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+        schedule_of(memory, steps, "memory")  # refuses what no backward pass could follow
         self.steps = steps
         self.method = method
         self.memory = memory
@@ -254,7 +256,11 @@ class InverseFlow(InverseDeformation):
             x = torch.where(torch.isfinite(target).all(dim=1, keepdim=True), x, target)
         failed = torch.isfinite(target).all(dim=1) & ~(residual <= self._tolerances(target))
         if self.on_failure == "raise" and bool(failed.any()):
-            raise NotInvertibleError(complaint(target, self._solve(target)[0], failed))
+            steps = self.original.steps
+            raise NotInvertibleError(
+                f"{complaint(target, self._solve(target)[0], failed)}; a flow folds only where its steps are too "
+                f"long: take more than {steps} step{'s' * (steps > 1)}"
+            )
         if torch.is_grad_enabled() and (
             points.requires_grad or any(leaf.requires_grad for leaf in self.parameters().values())
         ):
