@@ -13,7 +13,16 @@ import pytest
 
 from otreg import InputError, load_transform
 from otreg.deformations import Affine, Composite, Deformation, InverseDeformation, Spline
-from tests.deformations.cases import affine, gaussian, points, rigid, wendland
+from tests.deformations.cases import (
+    affine,
+    constant_momenta,
+    gaussian,
+    points,
+    rigid,
+    shooting_several_widths,
+    shooting_wendland,
+    wendland,
+)
 
 
 @pytest.fixture
@@ -39,7 +48,8 @@ def test_the_reader_of_the_documentation_moves_points_alike(tmp_path: Path) -> N
     if not page.exists():
         pytest.skip("the documentation does not come with the installed package")
     code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    transform = Composite([rigid(), gaussian(), wendland(), affine()])
+    flows = [shooting_several_widths(), shooting_wendland(), constant_momenta()]
+    transform = Composite([rigid(), gaussian(), wendland(), *flows, affine()])
     transform.save(tmp_path / "t.h5")
     np.save(tmp_path / "points.npy", points())
     code += "\nnp.save('moved.npy', move('t.h5', np.load('points.npy')))\n"
