@@ -19,6 +19,7 @@ _LENGTHS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("landmark error, mean", ("landmarks", "mean")),
     ("landmark error, median", ("landmarks", "median")),
     ("landmark error, 95%", ("landmarks", "p95")),
+    ("error of the inverse, max", ("inverse_error", "max")),
 )
 _OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("angle between normals, mean (degrees)", ("normal_angle_degrees", "mean")),
@@ -28,6 +29,7 @@ _OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("log det J, smallest", ("log_jacobian", "min")),
     ("log det J, standard deviation", ("log_jacobian", "std")),
     ("folded, det J <= 0 (share)", ("log_jacobian", "folded")),
+    ("folded around the shape (share)", ("log_jacobian_around", "folded")),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from otreg.errors import InputError
+from otreg.errors import InputError, NotInvertibleError
 from otreg.overlap import dice
 from otreg.proximity import SurfaceIndex
 from otreg.surface import FloatArray, Landmarks, Surface
@@ -25,6 +25,9 @@ CLOSE_ASSD = 0.01
 DEGENERATE_AREA = 1e-12
 """A triangle is degenerate when its area is below this share of the squared diameter of its surface."""
 
+_MARGIN = 0.1  # of the diameter, on every side of the box
+_GRID_POINTS = 3000
+_MOST_INVERTED = 1000
 _MOST_VERTICES = 100_000  # vertices looked at for the largest distance; more are drawn from
 
 
@@ -94,6 +97,11 @@ def evaluate(
         ``log_jacobian``
             ``min``, ``mean``, ``std``, ``p01``, ``p99`` of log det J where det J > 0 (None if nowhere), at
             the vertices of moving, and ``folded``: the share where det J ≤ 0. None without both arguments.
+        ``log_jacobian_around``
+            The same on a regular grid over the box around moving, a tenth of its diameter larger on every side.
+        ``inverse_error``
+            ``mean``, ``max`` of \|φ⁻¹(φ(x)) - x\| at up to 1,000 vertices of moving. None without both
+            arguments, or where the map has no inverse.
         ``unit``
             None: files do not say.
 
@@ -122,6 +130,11 @@ def evaluate(
     forward, forward_angles = _one_way(moved, fixed, samples, rng)
     backward, backward_angles = _one_way(fixed, moved, samples, rng)
     angles = np.concatenate([forward_angles, backward_angles])
+    log_jacobian = around = inverse_error = None
+    if moving is not None and transform is not None:
+        log_jacobian = _log_jacobian(moving.points, transform)
+        around = _log_jacobian(_grid_around(moving), transform)
+        inverse_error = _inverse_error(moving, transform)
     return {
         "assd": 0.5 * (forward["mean"] + backward["mean"]),
         "moved_to_fixed": forward,
@@ -132,7 +145,9 @@ def evaluate(
         "landmarks": None if landmarks is None else _landmark_errors(*landmarks),
         "dice": None if labels is None else dice(moved, fixed, labels),
         "triangles": None if moving is None or not moving.has_triangles else _triangles(moving, moved),
-        "log_jacobian": None if moving is None or transform is None else _log_jacobian(moving, transform),
+        "log_jacobian": log_jacobian,
+        "log_jacobian_around": around,
+        "inverse_error": inverse_error,
         "unit": None,
     }
 
@@ -169,6 +184,11 @@ def gate(
         )
     if jacobian and jacobian["folded"] > MAX_FOLDED:
         reasons.append(f"the map folds at {jacobian['folded']:.2%} of the vertices (limit {MAX_FOLDED:.1%})")
+    around = quality.get("log_jacobian_around")
+    if around and around["folded"] > MAX_FOLDED:
+        reasons.append(
+            f"the map folds at {around['folded']:.2%} of a grid around the shape (limit {MAX_FOLDED:.1%})"
+        )
     assd = quality["assd"]
     if diameter is not None and assd > MAX_ASSD * diameter:
         reasons.append(
@@ -342,8 +362,35 @@ def _best_rotation(source: FloatArray, target: FloatArray) -> FloatArray:
     return (left * signs) @ right
 
 
-def _log_jacobian(moving: Surface, transform: HasJacobian) -> dict[str, float | None]:
-    determinant = np.asarray(transform.jacobian_determinant(moving.points), dtype=np.float64)
+def _grid_around(surface: Surface) -> FloatArray:
+    """About 3,000 points of a regular grid over the enlarged box around a surface, (G, 3)."""
+    low, high = surface.bounds
+    low, high = low - _MARGIN * surface.diameter, high + _MARGIN * surface.diameter
+    spacing = float(np.prod(high - low) / _GRID_POINTS) ** (1.0 / 3.0)
+    if not spacing > 0.0:
+        return surface.points[:1]
+    axes = [
+        np.linspace(first, last, max(2, round(float(last - first) / spacing) + 1))
+        for first, last in zip(low, high, strict=True)
+    ]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _inverse_error(moving: Surface, transform: Any) -> dict[str, float] | None:
+    if not hasattr(transform, "inverse"):
+        return None
+    step = -(-len(moving) // _MOST_INVERTED)
+    points = moving.points[::step]
+    try:
+        back = transform.inverse.map(transform.map(points))
+    except NotInvertibleError:
+        return None
+    errors = np.linalg.norm(back - points, axis=1)
+    return {"mean": float(errors.mean()), "max": float(errors.max())}
+
+
+def _log_jacobian(points: FloatArray, transform: HasJacobian) -> dict[str, float | None]:
+    determinant = np.asarray(transform.jacobian_determinant(points), dtype=np.float64)
     regular = determinant[(determinant > 0) & np.isfinite(determinant)]
     folded = float(1.0 - len(regular) / len(determinant))
     if not len(regular):

@@ -305,5 +305,6 @@ class FineFit:
 
 def carried(transform: Any, samples: Samples) -> Samples:
     """Samples under a map, their normals by the inverse transpose of its Jacobian."""
-    gradient = transform.jacobian(samples.points) if samples.normals.any() else np.eye(3)
-    return deformed(samples, transform.map(samples.points), gradient)
+    if not samples.normals.any():
+        return deformed(samples, transform.map(samples.points), np.eye(3))
+    return deformed(samples, *transform.map_with_jacobian(samples.points))

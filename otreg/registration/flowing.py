@@ -8,7 +8,9 @@ from otreg.deformations import Diffeomorphism, Spline
 from otreg.reductions.mixed import MixedKernel
 
 INTERVALS = 6
-"""Intervals of time with constant momenta, each one Runge-Kutta step."""
+"""Intervals of time with constant momenta, each one midpoint step."""
+
+METHOD = "midpoint"
 
 RIDGE = 1e-3
 """Added to the kernel matrix of the control points, as a share of its diagonal: narrow kernels barely count in it."""
@@ -43,7 +45,7 @@ def lifted(spline: Spline) -> Diffeomorphism:
     points, widths, amplitudes = spline.control_points.detach(), spline.widths, spline.amplitudes
     if len(points) > MOST_SOLVED:
         return Diffeomorphism(
-            points, spline.coefficients.detach()[None], widths, spline.kernel, amplitudes, steps=2
+            points, spline.coefficients.detach()[None], widths, spline.kernel, amplitudes, 1, METHOD
         )
     kernel = MixedKernel(spline.kernel, widths, amplitudes)
     displacement = torch.as_tensor(spline.map(points)) - points
@@ -58,11 +60,11 @@ def lifted(spline: Spline) -> Diffeomorphism:
         step, landed = torch.zeros_like(here), here
         for _ in range(1 + CORRECTIONS):
             step = step + torch.cholesky_solve(goal - landed, factor)
-            flow = Diffeomorphism(here, step[None], widths, spline.kernel, amplitudes, steps=1)
+            flow = Diffeomorphism(here, step[None], widths, spline.kernel, amplitudes, 1, METHOD)
             landed = flow.path().end[0]
             missed = float((goal - landed).norm())
             if missed < least:
                 best, least, reached = step, missed, landed
         here = reached
         momenta.append(INTERVALS * best)
-    return Diffeomorphism(points, torch.stack(momenta), widths, spline.kernel, amplitudes, steps=INTERVALS)
+    return Diffeomorphism(points, torch.stack(momenta), widths, spline.kernel, amplitudes, INTERVALS, METHOD)

@@ -283,7 +283,10 @@ class _Pipeline(Stages):
             if flows:
                 flow = lifted(spline)
                 part = in_units(flow, self.length, self.centre)
-                held, current = carried(flow, held_x), carried(flow, x)
+                held = carried(flow, held_x)
+                if len(flow.momenta) > 1:
+                    current = carried(flow, x)
+                # else the displacements are so small, and the samples so many, that the spline's places will do
             else:
                 held = carried(spline, held_x)
             if self._accept(name, held, part, least_gain, stopped_before_folding=folded):

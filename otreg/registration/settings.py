@@ -83,9 +83,12 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class CoarseLevel:
-    """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``."""
+    """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``.
 
-    widths: tuple[float, ...] = (2.0, 0.6, 0.3, 0.15, 0.08, 0.04)
+    Each width is half or a quarter of the one before: flows sum such kernels three times as fast.
+    """
+
+    widths: tuple[float, ...] = (2.4, 0.6, 0.3, 0.15, 0.075, 0.0375)
     first_blur: float = 0.04
     last_blur: float = 0.005
     steps: int = 14
