@@ -36,23 +36,20 @@ class RandomState:
 
 
 def _read(device: torch.device) -> Tensor | None:
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    module: Any = getattr(torch, device.type, None)
-    if not hasattr(module, "get_rng_state"):
-        return None  # a device without random numbers of its own, as "meta"
-    return module.get_rng_state() if device.index is None else module.get_rng_state(device)
+    # torch itself holds the generator of the CPU; a device without random numbers has none, as "meta"
+    module: Any = torch if device.type == "cpu" else getattr(torch, device.type, None)
+    return module.get_rng_state(*_which(device)) if hasattr(module, "get_rng_state") else None
 
 
 def _write(device: torch.device, state: Tensor | None) -> None:
-    if state is None:
-        return
-    if device.type == "cpu":
-        torch.set_rng_state(state)
-    elif device.index is None:
-        getattr(torch, device.type).set_rng_state(state)
-    else:
-        getattr(torch, device.type).set_rng_state(state, device)
+    if state is not None:
+        module: Any = torch if device.type == "cpu" else getattr(torch, device.type)
+        module.set_rng_state(state, *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """How a device is named where there may be several of its type."""
+    return () if device.type in ("cpu", "mps") or device.index is None else (device,)
 
 
 class Autocast:
