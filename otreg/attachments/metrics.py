@@ -60,9 +60,10 @@ class KernelAttachment(ShapeAttachment):
     width : float, optional
         Of the kernel, in the unit of the files: misfits much smaller or larger are hardly felt. By default 5%
         of the fixed shape's diameter (box diagonal), but at least twice the spacing of its Diracs.
-    kernel : {"gaussian", "cauchy", "laplacian"}
-        ``exp(-r²/(2 width²))``, ``1/(1 + r²/width²)``, ``exp(-r/width)``. Cauchy pulls from further away. The
-        Laplacian kernel has a kink at 0: first derivatives only, and values grow as d, not d².
+    kernel : {"gaussian", "cauchy", "inverse_multiquadric", "laplacian"}
+        ``exp(-r²/(2 width²))``, ``1/(1 + r²/width²)``, ``1/√(1 + r²/width²)``, ``exp(-r/width)``. Cauchy and
+        the inverse multiquadric pull from further away; only the Gaussian runs on the fused engine. The Laplacian
+        kernel has a kink at 0: first derivatives only, and values grow as d, not d².
     weights : array or Tensor, shape (N,), optional
         Masses of the points of a cloud.
     resolution : float, optional

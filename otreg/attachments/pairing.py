@@ -34,7 +34,7 @@ class Pairing:
 
     Parameters
     ----------
-    kernel : {"gaussian", "cauchy", "laplacian"}
+    kernel : {"gaussian", "cauchy", "inverse_multiquadric", "laplacian"}
         See :func:`otreg.reductions.kernel_sum`. The Gaussian one is the fastest.
     width : float
         In length units.

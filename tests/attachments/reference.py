@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 KERNELS: dict[str, Callable[[Array, float], Array]] = {
     "gaussian": lambda r, w: np.exp(-(r**2) / (2 * w**2)),
     "cauchy": lambda r, w: 1 / (1 + r**2 / w**2),
+    "inverse_multiquadric": lambda r, w: 1 / np.sqrt(1 + r**2 / w**2),
     "laplacian": lambda r, w: np.exp(-r / w),
 }
 

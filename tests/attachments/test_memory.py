@@ -8,17 +8,18 @@ import sys
 from pathlib import Path
 
 MEASURE = """
-import json, resource, sys, torch
+import json, sys, torch
 sys.path.insert(0, {root!r})
 from otreg.attachments import Transport, Varifold
 from tests.attachments.cases import plate
+from tests.support import peak_memory
+from tests.support import peak_memory
 builds = {{
     "merged varifold": lambda fixed: Varifold(fixed, 1.5, resolution=0.5),
     "varifold": lambda fixed: Varifold(fixed, 0.2),
     "oriented varifold": lambda fixed: Varifold(fixed, 0.2, oriented=True),
     "transport": lambda fixed: Transport(fixed, 0.2, 0.4, tol=0.5),
 }}
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 def run(build, mesh):
     points, triangles = mesh[0].float(), mesh[1]
     x = (points + 0.2 * torch.sin(points.flip(1))).requires_grad_()
@@ -26,11 +27,11 @@ def run(build, mesh):
     assert bool(torch.isfinite(x.grad).all())
 for build in builds.values():
     run(build, plate(8))
-before, found, mesh = peak(), {{}}, plate({rounds})
+before, found, mesh = peak_memory(), {{}}, plate({rounds})
 for name, build in builds.items():
     # transport takes longest
     run(build, plate({rounds} // 2) if name == "transport" else mesh)
-    found[name] = peak() - before
+    found[name] = peak_memory() - before
 print(json.dumps(found))
 """
 
