@@ -13,32 +13,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from otreg.errors import InputError
-from otreg.reductions.radial import KERNELS, kernel_sums, wendland_profile
-
-PAIRS_PER_THREAD = 1 << 15
-"""Pairs that one thread has in hand (256 kB of float64 an array): what stays in its second-level cache."""
-
-PAIRS_ELSEWHERE = 1 << 22
-"""Pairs at once on devices that are not a CPU."""
+from otreg.reductions.cells import CellGrid, Near
+from otreg.reductions.pair_weights import Ingredient, weight_blocks
+from otreg.reductions.radial import KERNELS, kernel_sums
 
 _MOST_SQUARINGS = 6  # seven multiplications cost as much as an exponential, and each doubles the rounding
 
 _FEW = 64
 """Centres up to which a search for the near ones is not worth its while."""
 
+_FULL_CELL = 1000
+"""Pairs per cell from which products of matrices, cell by cell, are quicker than pair by pair."""
+
 Part = tuple[int, Tensor]
 """Order of derivative and values (M, V) of one of several sums over the same pairs."""
-
-Ingredient = tuple[float, float, int | None]
-"""Amplitude of one width, the factor c of the squared distance in its profile (``2 ** (c r²)`` for a Gaussian), and
-how often to square the Gaussian before to get this one; None where that would not do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,14 +105,25 @@ class MixedKernel:
         return [points.new_zeros((len(points), part.shape[1])).index_copy(0, rows, part) for part in found]
 
     def _sums(self, points: Tensor, centres: Tensor, parts: Sequence[Part]) -> list[Tensor]:
+        orders = tuple(order for order, _ in parts)
+        counts = tuple(values.shape[1] for _, values in parts)
+        joined = torch.cat([values for _, values in parts], dim=1)
+        middle = centres.detach().mean(dim=0)  # products of coordinates lose digits far from the origin
+        points, centres = points - middle, centres - middle
         if self._is_dense(centres):
-            middle = centres.detach().mean(dim=0)  # products of coordinates lose digits far from the origin
-            orders = tuple(order for order, _ in parts)
-            counts = tuple(values.shape[1] for _, values in parts)
-            joined = torch.cat([values for _, values in parts], dim=1)
-            total = _MixedSum.apply(points - middle, centres - middle, joined, self, orders, counts)
+            total = _MixedSum.apply(points, centres, joined, self, orders, counts, None)
             return list(total.split(counts, dim=1))
-        return self._wendland_sums(points, centres, parts)
+        totals: list[Tensor] = []
+        for width, amplitude in zip(self.widths, self.amplitudes, strict=True):
+            one = MixedKernel(self.kernel, width, (amplitude,))
+            near = one._near(points, centres)
+            if near.pair_count > _FULL_CELL * near.cell_count:
+                total = _MixedSum.apply(points, centres, joined, one, orders, counts, near)
+                sums = list(total.split(counts, dim=1))
+            else:
+                sums = one._sums_of_pairs(points, centres, parts)
+            totals = sums if not totals else [a + b for a, b in zip(totals, sums, strict=True)]
+        return totals
 
     def _is_dense(self, centres: Tensor) -> bool:
         """Whether all pairs are summed: most of them matter, or they are so few that a search costs more."""
@@ -127,30 +133,20 @@ class MixedKernel:
         extent = float((box.amax(dim=0) - box.amin(dim=0)).max())
         return bool(2.0 * min(self.widths) >= extent)
 
-    def _wendland_sums(self, points: Tensor, centres: Tensor, parts: Sequence[Part]) -> list[Tensor]:
-        """The sums over near pairs, width by width."""
-        orders = tuple(sorted({order for order, _ in parts}))
-        widest = max((values for _, values in parts), key=lambda values: values.shape[1])
-        shared = all(_begins_with(widest, values) for _, values in parts)
-        totals: list[Tensor] = []
-        for width, amplitude in zip(self.widths, self.amplitudes, strict=True):
-            factors = [amplitude / width ** (2 * order) for order, _ in parts]
-            if shared and not torch.is_grad_enabled():
-                found = dict(
-                    zip(orders, kernel_sums("wendland", points, centres, widest, width, orders), strict=True)
-                )
-                sums = [found[order][:, : values.shape[1]] for order, values in parts]
-            else:
-                sums = [
-                    kernel_sums("wendland", points, centres, values, width, (order,))[0]
-                    for order, values in parts
-                ]
-            sums = [factor * part for factor, part in zip(factors, sums, strict=True)]
-            totals = sums if not totals else [a + b for a, b in zip(totals, sums, strict=True)]
-        return totals
+    def _near(self, points: Tensor, centres: Tensor) -> Near:
+        """Pairs that may lie within the width of each other."""
+        return CellGrid(centres.detach() / self.width, 1.0).near(points.detach() / self.width)
 
-    def _recipe(self) -> list[Ingredient]:
-        """The kernels from wide to narrow."""
+    def _sums_of_pairs(self, points: Tensor, centres: Tensor, parts: Sequence[Part]) -> list[Tensor]:
+        """The sums for one compact kernel, pair by pair: where cells hold too few for products of matrices."""
+        (width,), (amplitude,) = self.widths, self.amplitudes
+        sums = (
+            kernel_sums("wendland", points, centres, values, width, (order,))[0] for order, values in parts
+        )
+        return [amplitude / width ** (2 * order) * part for (order, _), part in zip(parts, sums, strict=True)]
+
+    def recipe(self) -> list[Ingredient]:
+        """The kernels from wide to narrow, for :func:`otreg.reductions.pair_weights.weight_blocks`."""
         recipe: list[Ingredient] = []
         before = 0.0
         for width, amplitude in sorted(zip(self.widths, self.amplitudes, strict=True), reverse=True):
@@ -160,22 +156,16 @@ class MixedKernel:
                 doublings = 2.0 * math.log2(before / width) if before else math.inf
                 if doublings < _MOST_SQUARINGS + 0.5 and abs(doublings - round(doublings)) < 1e-13:
                     squarings = round(doublings)
-            recipe.append((amplitude, exponent, squarings))
+            recipe.append(Ingredient(self.kernel, amplitude, exponent, squarings))
             before = width
         return recipe
 
 
-def _begins_with(whole: Tensor, part: Tensor) -> bool:
-    """Whether ``part`` is a view of the first columns of ``whole``."""
-    return (
-        part.data_ptr() == whole.data_ptr()
-        and part.stride() == whole.stride()
-        and part.shape[0] == whole.shape[0]
-    )
-
-
 class _MixedSum(torch.autograd.Function):
-    """Sums over all points y for each x, columns of the values in groups of one order each."""
+    """Sums over the points y for each x, columns of the values in groups of one order each.
+
+    Over all y, or, given ``near``, over those in the cells around each x.
+    """
 
     @staticmethod
     def forward(
@@ -186,30 +176,40 @@ class _MixedSum(torch.autograd.Function):
         kernel: MixedKernel,
         orders: tuple[int, ...],
         counts: tuple[int, ...],
+        near: Near | None,
     ) -> Tensor:
         ctx.save_for_backward(x, y, values)
-        ctx.kernel, ctx.orders, ctx.counts = kernel, orders, counts
-        total = x.new_zeros((len(x), values.shape[1]))
+        ctx.settings, ctx.dense = (kernel, orders, counts), near is None
         # Few channels times many pairs: this way round the product is two to four times quicker.
-        across = [part.T.contiguous() for part in values.split(counts, dim=1)]
-        for rows, weights in _blocks(kernel, x, y, orders):
-            for column, order, part in zip(_columns(counts), orders, across, strict=True):
-                total[rows, column] = (part @ weights[order].T).T
-        return total
+        across = values.T.contiguous()
+        here = x if near is None else x[near.order]
+        total = x.new_zeros((len(here), values.shape[1]))
+        for rows, columns, weights in weight_blocks(kernel.recipe(), here, y, orders, near):
+            some = across if columns is None else values.index_select(0, columns).T
+            for channels, order in zip(_columns(counts), orders, strict=True):
+                total[rows, channels] = (some[channels] @ weights[order].T).T
+        return (
+            total if near is None else x.new_zeros((len(x), total.shape[1])).index_copy_(0, near.order, total)
+        )
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         x, y, values = ctx.saved_tensors
-        kernel, orders, counts = ctx.kernel, ctx.orders, ctx.counts
+        cotangent, (kernel, orders, counts), dense = cotangents[0], ctx.settings, ctx.dense
         if not torch.is_grad_enabled():
-            gradients = _gradients(kernel, x, y, values, cotangents[0], orders, counts)
-            return (*gradients, None, None, None)
+            near = None if dense else kernel._near(x, y)
+            gradients = _gradients(x, y, values, cotangent, kernel, orders, counts, near)
+            return (*gradients, None, None, None, None)
         # To be differentiated again: the same gradients as sums of the same form.
-        settings = (kernel, orders, counts)
-        grad_x = _slope(x, y, cotangents[0], values, *settings) if ctx.needs_input_grad[0] else None
-        grad_y = _slope(y, x, values, cotangents[0], *settings) if ctx.needs_input_grad[1] else None
-        grad_v = _MixedSum.apply(y, x, cotangents[0], *settings) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_y, grad_v, None, None, None
+        grad_x = grad_y = grad_v = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _slope(x, y, cotangent, values, kernel, orders, counts, dense)
+        if ctx.needs_input_grad[1]:
+            grad_y = _slope(y, x, values, cotangent, kernel, orders, counts, dense)
+        if ctx.needs_input_grad[2]:
+            near = None if dense else kernel._near(y, x)
+            grad_v = _MixedSum.apply(y, x, cotangent, kernel, orders, counts, near)
+        return grad_x, grad_y, grad_v, None, None, None, None
 
 
 def _slope(
@@ -220,6 +220,7 @@ def _slope(
     kernel: MixedKernel,
     orders: tuple[int, ...],
     counts: tuple[int, ...],
+    dense: bool,
 ) -> Tensor:
     """``2 sum_t K⁽ᵒ⁺¹⁾ (h - t) <own_h, v_t>`` for each h, from the sums of v and of ``v tᵀ``."""
     count = values.shape[1]
@@ -228,7 +229,8 @@ def _slope(
         channels += [part, (part[:, :, None] * there[:, None, :]).flatten(1)]
     above = tuple(order + 1 for order in orders for _ in range(2))
     sizes = tuple(size for number in counts for size in (number, 3 * number))
-    sums = _MixedSum.apply(here, there, torch.cat(channels, dim=1), kernel, above, sizes)
+    near = None if dense else kernel._near(here, there)
+    sums = _MixedSum.apply(here, there, torch.cat(channels, dim=1), kernel, above, sizes, near)
     pieces = sums.split(sizes, dim=1)
     plain = torch.cat(pieces[0::2], dim=1)
     moved = torch.cat(pieces[1::2], dim=1).unflatten(1, (count, 3))
@@ -236,94 +238,49 @@ def _slope(
 
 
 def _gradients(
-    kernel: MixedKernel,
     x: Tensor,
     y: Tensor,
     values: Tensor,
     cotangent: Tensor,
+    kernel: MixedKernel,
     orders: tuple[int, ...],
     counts: tuple[int, ...],
+    near: Near | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a mixed sum with respect to x, y and the values, in one pass over the pairs."""
-    one_x, one_y = torch.cat([x, torch.ones_like(x[:, :1])], 1), torch.cat([y, torch.ones_like(y[:, :1])], 1)
-    grad_x, grad_v = torch.empty_like(x), torch.zeros_like(values)
-    moments = y.new_zeros((4, len(y)))
+    here, pull = (x, cotangent) if near is None else (x[near.order], cotangent[near.order])
+    one_x, one_y = (torch.cat([tensor, torch.ones_like(tensor[:, :1])], dim=1) for tensor in (here, y))
+    grad_here, grad_v, moments = torch.zeros_like(here), torch.zeros_like(values), torch.zeros_like(one_y)
     needed = tuple(sorted({*orders, *(order + 1 for order in orders)}))
-    across_y = one_y.T.contiguous()
-    for rows, weights in _blocks(kernel, x, y, needed):
+    for rows, columns, weights in weight_blocks(kernel.recipe(), here, y, needed, near):
+        some_v = values if columns is None else values.index_select(0, columns)
+        some_y = one_y if columns is None else one_y.index_select(0, columns)
         slopes: Tensor | None = None
-        for column, order in zip(_columns(counts), orders, strict=True):
-            pulled = cotangent[rows, column]
-            grad_v[:, column] += (pulled.T @ weights[order]).T
-            term = (pulled @ values[:, column].T).mul_(weights[order + 1])
+        for channels, order in zip(_columns(counts), orders, strict=True):
+            pulled = pull[rows, channels]
+            _add_rows(grad_v[:, channels], columns, (pulled.T @ weights[order]).T)
+            term = (pulled @ some_v[:, channels].T).mul_(weights[order + 1])
             slopes = term if slopes is None else slopes.add_(term)
         assert slopes is not None
-        sums = (across_y @ slopes.T).T
-        grad_x[rows] = 2.0 * (x[rows] * sums[:, 3:] - sums[:, :3])
-        moments += one_x[rows].T @ slopes
-    return grad_x, 2.0 * (y * moments[3][:, None] - moments[:3].T), grad_v
+        sums = (some_y.T @ slopes.T).T
+        grad_here[rows] = 2.0 * (here[rows] * sums[:, 3:] - sums[:, :3])
+        _add_rows(moments, columns, (one_x[rows].T @ slopes).T)
+    grad_x = grad_here if near is None else torch.zeros_like(x).index_copy_(0, near.order, grad_here)
+    return grad_x, 2.0 * (y * moments[:, 3:] - moments[:, :3]), grad_v
+
+
+def _add_rows(target: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    """Add to some rows, or to all."""
+    if rows is None:
+        target += values
+    else:
+        target.index_add_(0, rows, values)
 
 
 def _columns(counts: tuple[int, ...]) -> list[slice]:
     """Where each group of columns lies."""
     ends = [sum(counts[: number + 1]) for number in range(len(counts))]
     return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-
-
-def _blocks(
-    kernel: MixedKernel, x: Tensor, y: Tensor, orders: tuple[int, ...]
-) -> Iterator[tuple[slice, dict[int, Tensor]]]:
-    """Runs of x with the weights ``K⁽ᵒ⁾(|x_i - y_j|²)`` of each order; the arrays are used again and again."""
-    at_once = PAIRS_PER_THREAD * torch.get_num_threads() if x.device.type == "cpu" else PAIRS_ELSEWHERE
-    size = max(1, min(at_once // len(y), len(x)))
-    squares_x, squares_y = (x * x).sum(dim=1, keepdim=True), (y * y).sum(dim=1, keepdim=True)
-    left = torch.cat([x, squares_x, torch.ones_like(squares_x)], dim=1)
-    right = torch.cat([-2.0 * y, torch.ones_like(squares_y), squares_y], dim=1).T.contiguous()
-    fill = _fill_gaussian if kernel.kernel == "gaussian" else _fill_wendland
-    recipe = kernel._recipe()
-    right *= recipe[0][1]  # the exponent of the widest kernel
-    different = sorted(set(orders))
-    arrays = [x.new_empty((size, len(y))) for _ in range(2 + len(different))]
-    for start in range(0, len(x), size):
-        rows = slice(start, min(start + size, len(x)))
-        scaled, spare, *weights = (array[: rows.stop - start] for array in arrays)
-        torch.mm(left[rows], right, out=scaled)
-        by_order = dict(zip(different, weights, strict=True))
-        fill(recipe, scaled, spare, by_order)
-        yield rows, by_order
-
-
-def _fill_gaussian(
-    recipe: list[Ingredient], scaled: Tensor, spare: Tensor, weights: dict[int, Tensor]
-) -> None:
-    """Weights of Gaussians, ``2 ** (c r²)``, given the squared distances times the first c."""
-    for place, (amplitude, exponent, squarings) in enumerate(recipe):
-        if place == 0:
-            torch.exp2(scaled, out=spare)
-        elif squarings is None:
-            torch.mul(scaled, exponent / recipe[0][1], out=spare).exp2_()
-        for _ in range(squarings or 0):
-            spare.mul_(spare)
-        for order, target in weights.items():
-            factor = amplitude * (exponent * math.log(2.0)) ** order
-            if place == 0:
-                torch.mul(spare, factor, out=target)
-            else:
-                target.add_(spare, alpha=factor)
-
-
-def _fill_wendland(
-    recipe: list[Ingredient], scaled: Tensor, spare: Tensor, weights: dict[int, Tensor]
-) -> None:
-    """Weights of Wendland kernels of ``u = c r²``, given the squared distances times the first c."""
-    for place, (amplitude, exponent, _) in enumerate(recipe):
-        torch.mul(scaled, exponent / recipe[0][1], out=spare)
-        for order, target in weights.items():
-            factor = amplitude * exponent**order
-            if place == 0:
-                torch.mul(wendland_profile(spare, order), factor, out=target)
-            else:
-                target.add_(wendland_profile(spare, order), alpha=factor)
 
 
 def _positive_numbers(given: float | Sequence[float], what: str) -> tuple[float, ...]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from otreg import InputError
-from otreg.reductions import mixed
+from otreg.reductions import mixed, pair_weights
 from otreg.reductions.mixed import MixedKernel
+from tests.support import ROOT
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -58,11 +59,12 @@ def kernel(request: pytest.FixtureRequest) -> MixedKernel:
     return MixedKernel(*request.param)
 
 
-@pytest.fixture(params=["dense", "near pairs"])
+@pytest.fixture(params=["dense", "cells", "pairs"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of summing a compact kernel, whatever the sizes would choose."""
+    """All ways of summing a compact kernel, whatever the sizes would choose."""
     monkeypatch.setattr(mixed, "_FEW", 10**9 if request.param == "dense" else 0)
     if request.param != "dense":
+        monkeypatch.setattr(mixed, "_FULL_CELL", 0 if request.param == "cells" else 10**12)
         monkeypatch.setattr(MixedKernel, "_is_dense", lambda self, centres: self.kernel == "gaussian")
 
 
@@ -70,7 +72,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 def test_is_the_definition(
     kernel: MixedKernel, way: None, gradients: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixed, "PAIRS_PER_THREAD", 77)  # many blocks
+    monkeypatch.setattr(pair_weights, "PAIRS_PER_THREAD", 77)  # many blocks
     x, z, v = normal(40, 3), normal(30, 3, seed=1), normal(30, 5, seed=2)
     x[3] = z[4]  # where a kernel written with r would give NaN
     with torch.set_grad_enabled(gradients):
@@ -105,7 +107,7 @@ def test_any_shape_anywhere(
         torch.from_numpy(rng.normal(size=shape)) for shape in ((count, 3), (centres, 3), (centres, channels))
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixed, "PAIRS_PER_THREAD", block)
+        patch.setattr(pair_weights, "PAIRS_PER_THREAD", block)
         (found,) = kernel.sums(x + offset, z + offset, (0, v))
     expected = dense(kernel, x, z, 0) @ v
     # moving by the offset rounds differences by 1e-13, which the width divides
@@ -127,7 +129,7 @@ def test_points_that_are_not_finite_give_zero_and_disturb_nobody(kernel: MixedKe
     assert torch.equal(kernel.sums(far, z, (0, v))[0], torch.zeros(2, 2, dtype=torch.float64))
 
 
-def test_derivatives(kernel: MixedKernel) -> None:
+def test_derivatives(kernel: MixedKernel, way: None) -> None:
     """First and second, with respect to points, centres and values, of two orders at once."""
     x, z, v = normal(2, 3), normal(3, 3, seed=1), normal(3, 3, seed=2)
     inputs = [tensor.requires_grad_() for tensor in (x, z, v)]
@@ -156,11 +158,12 @@ def test_gradients_do_not_depend_on_blocks_nor_on_the_way(
     monkeypatch.setattr(mixed, "_FEW", 10**9)
     x, z, v = normal(50, 3), normal(20, 3, seed=1), normal(20, 4, seed=2)
     found = []
-    for block in (1, 130, 1 << 20, None):
-        if block is None:
+    for block in (1, 130, 1 << 20, "cells", "pairs"):
+        if isinstance(block, str):
             monkeypatch.setattr(MixedKernel, "_is_dense", lambda self, centres: self.kernel == "gaussian")
+            monkeypatch.setattr(mixed, "_FULL_CELL", 0 if block == "cells" else 10**12)
         else:
-            monkeypatch.setattr(mixed, "PAIRS_PER_THREAD", block)
+            monkeypatch.setattr(pair_weights, "PAIRS_PER_THREAD", block)
         leaves = [tensor.clone().requires_grad_() for tensor in (x, z, v)]
         parts = kernel.sums(leaves[0], leaves[1], (0, leaves[2][:, :1]), (1, leaves[2]))
         value = sum((part.square().sum() for part in parts), torch.zeros(()))
@@ -171,22 +174,23 @@ def test_gradients_do_not_depend_on_blocks_nor_on_the_way(
 
 
 def test_squares_stand_for_exponentials() -> None:
-    recipe = MixedKernel("gaussian", (1.0, 0.5, 0.5 / 2**0.5, 0.3, 0.3, 0.01))._recipe()
-    assert [squarings for _, _, squarings in recipe] == [None, 2, 1, None, 0, None]
-    assert MixedKernel("gaussian", (3.0, 1.0, 0.125))._recipe()[2][2] == 6
+    recipe = MixedKernel("gaussian", (1.0, 0.5, 0.5 / 2**0.5, 0.3, 0.3, 0.01)).recipe()
+    assert [part.squarings for part in recipe] == [None, 2, 1, None, 0, None]
+    assert MixedKernel("gaussian", (3.0, 1.0, 0.125)).recipe()[2].squarings == 6
 
 
 MEMORY = """
-import sys, resource
+import sys
 import torch
 torch.set_num_threads(1)
 from otreg.reductions.mixed import MixedKernel
+from tests.support import peak_memory
 z = torch.rand((1000, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 kernel = MixedKernel(sys.argv[1], (0.4, 0.2, 0.1) if sys.argv[1] == "gaussian" else (0.3, 0.2))
 def peak(count):
     x = torch.rand((count, 3), dtype=torch.float64).requires_grad_()
     sum(part.sum() for part in kernel.sums(x, z, (0, z), (1, z))).backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory()
 start = peak(100)
 print(peak(7_000) - start, peak(14_000) - start)
 """
@@ -196,9 +200,12 @@ print(peak(7_000) - start, peak(14_000) - start)
 def test_memory_grows_with_the_points_alone(name: str) -> None:
     """14,000 × 1,000 pairs are 112 MB of float64."""
     if not sys.platform.startswith("linux"):
-        pytest.skip("peak memory is read from the resource module, in kilobytes on Linux")
-    run = subprocess.run([sys.executable, "-c", MEMORY, name], capture_output=True, text=True, check=True)
-    half, whole = (int(kilobytes) / 1024 for kilobytes in run.stdout.split())
+        pytest.skip("the limits were set on Linux")
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY, name], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    half, whole = (float(megabytes) for megabytes in run.stdout.split())
+    print(half, whole)
     assert whole < 60, (half, whole)
     assert whole - half < 30, (half, whole)
 
