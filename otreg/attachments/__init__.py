@@ -2,6 +2,8 @@
 
 from otreg.attachments.base import Attachment
 from otreg.attachments.combined import Combined
+from otreg.attachments.diracs import Diracs
+from otreg.attachments.geometry import Shape
 from otreg.attachments.landmarks import LandmarkDistance
 from otreg.attachments.metrics import MMD, Current, KernelAttachment, Varifold
 from otreg.attachments.transport import Transport
@@ -11,8 +13,10 @@ __all__ = [
     "Attachment",
     "Combined",
     "Current",
+    "Diracs",
     "KernelAttachment",
     "LandmarkDistance",
+    "Shape",
     "Transport",
     "Varifold",
 ]

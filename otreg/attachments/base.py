@@ -86,7 +86,7 @@ class ShapeAttachment(Attachment):
         moving = self._checked(as_shape(points, triangles, weights, name="points"), "points")
         dtype, device = moving.points.dtype, moving.points.device
         kept = self._kept_for(dtype, device)
-        diracs = self._diracs(moving, "points")
+        diracs = self.diracs(moving, "points")
         if self.resolution is not None:
             if self._cells is None or not self._cells.fit(diracs, self.resolution):
                 self._cells = make_cells(diracs, self.resolution, self._corner(diracs))
@@ -98,7 +98,7 @@ class ShapeAttachment(Attachment):
         self._cells = None
 
     @abstractmethod
-    def _diracs(self, shape: Shape, name: str) -> Diracs:
+    def diracs(self, shape: Shape, name: str) -> Diracs:
         """The shape as a cloud of Diracs, differentiable in its points; messages call it ``name``."""
 
     @abstractmethod
@@ -112,7 +112,7 @@ class ShapeAttachment(Attachment):
     def _kept_for(self, dtype: torch.dtype, device: torch.device) -> Any:
         if (dtype, device) not in self._kept:
             with torch.no_grad():
-                diracs = self._diracs(self._fixed.to(device, dtype), "fixed")
+                diracs = self.diracs(self._fixed.to(device, dtype), "fixed")
                 if self.resolution is not None:
                     cells = make_cells(diracs, self.resolution, self._corner(diracs))
                     diracs = cells.merge(diracs)

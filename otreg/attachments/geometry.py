@@ -157,16 +157,18 @@ def as_indices(given: Any, count: int | None, name: str) -> Tensor:
         raise InputError(
             f"{name} must be an array of integers, got {type(given).__name__}: {error}"
         ) from None
-    if indices.numel() == 0:
-        return indices.long()
-    if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
+    whole = not (indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex())
+    if not whole and indices.numel():
         raise InputError(f"{name} must be integers, got {indices.dtype}")
+    indices = indices.long()
+    if indices.numel() == 0:
+        return indices
     low, high = int(indices.min()), int(indices.max())
     if count is None and low < 0:
         raise InputError(f"{name} must not be negative, got {low}")
     if count is not None and (low < 0 or high >= count):
         raise InputError(f"{name} must name vertices within 0..{count - 1}, got {low if low < 0 else high}")
-    return indices.long()
+    return indices
 
 
 def triangle_centres(points: Tensor, triangles: Tensor) -> Tensor:

@@ -54,6 +54,10 @@ class Fixed(NamedTuple):
 class KernelAttachment(ShapeAttachment):
     """Squared kernel norm of the difference between two shapes; see the subclasses.
 
+    Differentiable any number of times in the moving points (with the Laplacian kernel: once). A kind of its own
+    overrides :meth:`diracs`: positions and vectors whose kernel products, ``Σ_ij k(x_i, y_j) <v_i, w_j>``, are
+    the inner product.
+
     Parameters
     ----------
     fixed : Surface, array or Tensor of shape (N, 3), or (points, triangles)
@@ -140,7 +144,7 @@ class Current(KernelAttachment):
 
     needs_triangles = True
 
-    def _diracs(self, shape: Shape, name: str) -> Diracs:
+    def diracs(self, shape: Shape, name: str) -> Diracs:
         assert shape.triangles is not None
         return Diracs(shape.sites(), area_normals(shape.points, shape.triangles), shape.masses())
 
@@ -211,7 +215,7 @@ class Varifold(KernelAttachment):
             details += f", orientation_width={self.orientation_width:g}"
         return details + super()._details()
 
-    def _diracs(self, shape: Shape, name: str) -> Diracs:
+    def diracs(self, shape: Shape, name: str) -> Diracs:
         assert shape.triangles is not None
         centres, normals = shape.sites(), area_normals(shape.points, shape.triangles)
         unit, area = split_normals(normals)
@@ -236,7 +240,7 @@ class MMD(KernelAttachment):
     two-sample test, JMLR 2012.
     """
 
-    def _diracs(self, shape: Shape, name: str) -> Diracs:
+    def diracs(self, shape: Shape, name: str) -> Diracs:
         masses = unit_mass(shape, name)
         return Diracs(shape.sites(), masses.to(shape.points.dtype)[:, None], masses)
 

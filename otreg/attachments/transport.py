@@ -27,6 +27,7 @@ class Transport(ShapeAttachment):
     ``S(a, b) = OT(a, b) - OT(a, a)/2 - OT(b, b)/2`` with the cost ``|x-y|²/2``; see
     :func:`otreg.transport.sinkhorn_divergence`. A Dirac for each triangle (at its centre, with its area) or each
     point (with its weight). Pulls from any distance; two shapes that differ by a translation d cost |d|²/2.
+    Differentiable twice in the moving points.
 
     The potentials of a call start the next one, and the self term of the fixed shape is solved at the first
     call only. So the value depends, within ``tol``, on the calls before; :meth:`reset` forgets them.
@@ -114,7 +115,7 @@ class Transport(ShapeAttachment):
         super().reset()
         self._divergence.reset()
 
-    def _diracs(self, shape: Shape, name: str) -> Diracs:
+    def diracs(self, shape: Shape, name: str) -> Diracs:
         same_kind = (shape.triangles is None) == (self._fixed.triangles is None)
         alone = self.reach is None or not same_kind
         masses = unit_mass(shape, name) if alone else shape.masses() / self._mass

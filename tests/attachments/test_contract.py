@@ -170,6 +170,8 @@ def test_kinds_of_numbers(case: Case) -> None:
     assert float((gradient - expected).norm()) < 2e-4 * float(expected.norm())
     for same in (
         attachment(MOVING[0].numpy(), MOVING[1].numpy()),
+        attachment(MOVING[0].numpy(), MOVING[1].numpy().astype(np.uint32).tolist()),
+        attachment(MOVING[0].numpy(), MOVING[1].numpy().astype(np.uint32)),
         attachment(as_surface(MOVING)),
         case.build(FIXED)(*MOVING),
     ):

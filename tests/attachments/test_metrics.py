@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otreg import InputError, Surface
-from otreg.attachments import MMD, Current, KernelAttachment, Varifold, pairing
+from otreg.attachments import MMD, Current, Diracs, KernelAttachment, Shape, Varifold, pairing
 from otreg.attachments.pairing import Pairing
 from otreg.reductions import truncated
 from tests.attachments.cases import as_surface, organ, plate, sphere
@@ -260,3 +260,17 @@ def test_any_few_triangles(here: int, there: int, gamma: str, dtype: torch.dtype
     other = KINDS[gamma]((moving, soup[1]), 1.5).norm
     assert -1e-6 <= float(value.detach()) <= 1.5**2 * (1 + other / attachment.norm) * (1 + 1e-6)
     assert x.grad is not None and bool(torch.isfinite(x.grad).all())
+
+
+def test_a_kind_of_ones_own() -> None:
+    """What the page shows: areas as they are, so that a smaller shape is another one."""
+
+    class AreaMeasure(KernelAttachment):
+        def diracs(self, shape: Shape, name: str) -> Diracs:
+            masses = shape.masses()
+            return Diracs(shape.sites(), masses.to(shape.points.dtype)[:, None], masses)
+
+    own = AreaMeasure(FIXED, 5.0)
+    expected = kernel_value(as_surface(MOVING), as_surface(FIXED), 5.0, "none")
+    assert float(own(*MOVING)) == pytest.approx(expected)
+    assert repr(own) == "AreaMeasure(128 triangles, width=5)"
