@@ -11,8 +11,9 @@ from typing import Any
 from otreg.errors import InputError
 
 DEFAULTS: dict[str, Any] = {
-    "preset": "spline",
+    "preset": "diffeo",
     "seed": 0,
+    "symmetric": False,
     "partial": False,
     "labels": None,
     "device": "auto",
@@ -25,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
 _TYPES: dict[str, tuple[type, str]] = {
     "preset": (str, "a string"),
     "seed": (int, "a whole number"),
+    "symmetric": (bool, "true or false"),
     "partial": (bool, "true or false"),
     "labels": (str, "a string"),
     "device": (str, "a string"),
@@ -46,7 +48,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     path : path
-        A TOML file with top-level keys among ``preset, seed, partial, labels, device, threads, repair,
+        A TOML file with top-level keys among ``preset, seed, symmetric, partial, labels, device, threads, repair,
         convert_frames`` and a table ``[settings]``, such as the ``config.toml`` that a run writes.
 
     Returns

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from otreg.registration import Registration
     from otreg.surface import Landmarks, Surface
 
-PRESETS = ("rigid", "similarity", "affine", "spline")
+PRESETS = ("rigid", "similarity", "affine", "spline", "diffeo")
 
 
 @click.command(short_help="Find the map that carries MOVING onto FIXED.")
@@ -38,7 +38,7 @@ PRESETS = ("rigid", "similarity", "affine", "spline")
     metavar="OUT_DIR",
     help="Folder to write: new, empty, or an earlier run, which is replaced.",
 )
-@click.option("--preset", type=click.Choice(PRESETS), help="How freely MOVING may deform.  [default: spline]")
+@click.option("--preset", type=click.Choice(PRESETS), help="How freely MOVING may deform.  [default: diffeo]")
 @click.option(
     "--landmarks",
     nargs=2,
@@ -59,6 +59,11 @@ PRESETS = ("rigid", "similarity", "affine", "spline")
     multiple=True,
     metavar="KEY=VALUE",
     help="One setting, as config.toml names it; the value in TOML. May be repeated.",
+)
+@click.option(
+    "--symmetric/--no-symmetric",
+    default=None,
+    help="Favour neither shape: exchanged, they give the inverse map. Preset diffeo only.  [default: no-symmetric]",
 )
 @click.option(
     "--partial/--no-partial",
@@ -147,6 +152,7 @@ def register(
                 choices["preset"],
                 landmarks=pair,
                 settings=settings,
+                symmetric=choices["symmetric"],
                 partial=choices["partial"],
                 device=choices["device"],
                 threads=choices["threads"],

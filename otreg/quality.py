@@ -100,7 +100,7 @@ def evaluate(
         ``log_jacobian_around``
             The same on a regular grid over the box around moving, a tenth of its diameter larger on every side.
         ``inverse_error``
-            ``mean``, ``max`` of \|φ⁻¹(φ(x)) - x\| at up to 1,000 vertices of moving. None without both
+            ``mean``, ``max`` of the distance from φ⁻¹(φ(x)) to x, at up to 1,000 vertices of moving. None without both
             arguments, or where the map has no inverse.
         ``unit``
             None: files do not say.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ def reduce_tiles(
     h: Tensor,
     eps: float,
     values: Tensor | None = None,
-    room: int = 0,
+    room: Callable[[int], bool] | None = None,
     least_share: float = 0.0,
     bound: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, StoredKernel | None]:
@@ -114,8 +114,8 @@ def reduce_tiles(
         Log-sum-exp and barycentre at the centres of the tiles, about.
     h, eps, values
         See :func:`otreg.reductions.blocks.log_sum_exp_mean`.
-    room : int
-        Bytes that stored shares may take.
+    room : callable, optional
+        Asked, with the bytes of all shares so far, whether these may be kept. None: nothing is.
     least_share : float
         Columns of which no row of a tile takes more than this share are not stored.
     bound : Tensor, shape (tiles, groups of leaves), optional
@@ -132,9 +132,10 @@ def reduce_tiles(
     width = 0 if values is None else values.shape[1]
     channels = None if values is None else torch.cat([values[tree.order], values[:1]])
     top, sums = h.new_empty(rows.tiles.shape[:2]), h.new_empty(*rows.tiles.shape[:2], 1 + width)
-    stored: list[Block] | None = [] if room else None
+    stored: list[Block] | None = None if room is None else []
+    size = 0
     for part in prepare(rows, columns, batches, level, barycentre, h, eps):
-        if stored is None:
+        if stored is None or room is None:
             # nothing is kept: one pass over the pairs, all tiles of a batch at once
             near = None if channels is None else channels[_places(part.batch, tree)].to(part.keys.dtype)
             logs, average = attention(part.queries * LOG_2, part.keys, near)
@@ -149,9 +150,8 @@ def reduce_tiles(
         if channels is not None:
             weights = torch.cat([weights, channels[block.columns]], dim=2)
         sums[part.batch.tiles] = block.product(weights).double()
-        if stored is not None:
-            room -= block.size
-            stored = [*stored, block] if room >= 0 else None
+        size += block.size
+        stored = [*stored, block] if room(size) else None
     highest, total = h.new_empty(len(rows.points)), h.new_empty(len(rows.points), 1 + width)
     highest[order], total[order] = top.reshape(-1), sums.reshape(-1, 1 + width)
     log_sum = highest + total[:, 0].log()

@@ -135,7 +135,7 @@ class TruncatedEngine:
         if choice.batches is None:
             logs, mean = self.dense(x, y, h, eps, values)
         else:
-            logs, mean = self._reduce(choice, x, y, h, eps, values, self.memory)
+            logs, mean = self._reduce(choice, x, y, h, eps, values, store=self.memory > 0)
         choice.log_sum = logs
         return logs, mean
 
@@ -148,6 +148,14 @@ class TruncatedEngine:
         self.memory = 0
         for _, choice in self._choices.values():
             choice.stored = None
+
+    def release(self, *clouds: Tensor) -> None:
+        """Free the trees of these points and all choices among them: for those not asked for again."""
+        gone = {self._key(points) for points in clouds}
+        for key in gone:
+            self._points.pop(key)
+            self._clouds.pop(key, None)
+        self._choices = {pair: made for pair, made in self._choices.items() if not gone.intersection(pair)}
 
     def _key(self, points: Tensor) -> tuple[int, ...]:
         key = (points.data_ptr(), *points.shape, *points.stride(), points._version)
@@ -167,16 +175,15 @@ class TruncatedEngine:
         """Sum over the pairs of an earlier choice."""
         if choice.batches is None and choice.stored is None:
             assert choice.log_sum is not None
-            if len(x) * len(y) * x.element_size() > self.memory:
+            if not self._make_room(len(x) * len(y) * x.element_size()):
                 return self.dense(x, y, h, eps, values)
             choice.stored = store_all(x, y, choice.h, choice.log_sum, eps)
-            self._make_room(choice)
         if choice.stored is not None:
             return choice.stored(h, values)
-        return self._reduce(choice, x, y, h, eps, values, 0)
+        return self._reduce(choice, x, y, h, eps, values, store=False)
 
     def _reduce(
-        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None, room: int
+        self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None, store: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Sum over the chosen leaves, and store their shares if there is room."""
         assert choice.batches is not None and choice.level is not None and choice.barycentre is not None
@@ -185,13 +192,13 @@ class TruncatedEngine:
         level = choice.level + (h - choice.h)[torch.isfinite(h)].max()
         least = self.accuracy / len(y) * math.exp(-MARGIN)
         # shares that are not stored may matter later
-        bound = choice.bound if room else None
+        bound = choice.bound if store else None
+        room = self._make_room if store else None
         logs, mean, stored = reduce_tiles(
             rows, columns, choice.batches, level, choice.barycentre, h, eps, values, room, least, bound
         )
         if stored is not None:
             choice.stored = stored
-            self._make_room(choice)
         return logs, mean
 
     def _still_good(self, choice: Choice, x: Tensor, y: Tensor, h: Tensor, eps: float, logs: Tensor) -> bool:
@@ -227,15 +234,22 @@ class TruncatedEngine:
         gain = (column_gain[groups] - row_gain[tiles]).float()
         return bool((refined + gain <= limit).all())
 
-    def _make_room(self, latest: Choice) -> None:
-        """Drop the oldest shares until all fit."""
-        size = sum(choice.stored.size for _, choice in self._choices.values() if choice.stored is not None)
-        for _, choice in self._choices.values():
+    def _make_room(self, wanted: int) -> bool:
+        """Drop the oldest shares until as many bytes are free; False, and nothing dropped, if they cannot be.
+
+        Before new shares are made, not after: old and new ones together would take twice the limit for a moment.
+        """
+        if wanted > self.memory:
+            return False
+        held = [choice for _, choice in self._choices.values() if choice.stored is not None]
+        size = wanted + sum(choice.stored.size for choice in held if choice.stored is not None)
+        for choice in held:
             if size <= self.memory:
                 break
-            if choice.stored is not None and choice is not latest:
-                size -= choice.stored.size
-                choice.stored = None
+            assert choice.stored is not None
+            size -= choice.stored.size
+            choice.stored = None
+        return True
 
 
 def _choose(rows: Cloud, columns: Cloud, h: Tensor, eps: float, accuracy: float) -> Choice:

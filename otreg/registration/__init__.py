@@ -1,6 +1,6 @@
-"""Registration: presets, stages, the :func:`register` pipeline, its progress and its report."""
+"""Registration: presets, stages, :func:`register`, its progress and its report."""
 
-from otreg.registration.pipeline import register
+from otreg.registration.front import register
 from otreg.registration.progress import ProgressEvent
 from otreg.registration.result import Registration
 from otreg.registration.run import write_run

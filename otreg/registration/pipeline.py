@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 
 from otreg.deformations import Deformation
-from otreg.errors import InputError
-from otreg.registration.checks import check_device, check_pair
 from otreg.registration.coherence import Trust
 from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, SplineFit, carried, fit_affine
 from otreg.registration.flowing import lifted
 from otreg.registration.pose import apply_pose, find_pose, procrustes
-from otreg.registration.progress import Interrupted, Progress
-from otreg.registration.report import finish
-from otreg.registration.result import Registration
 from otreg.registration.sampling import Samples, deformed
-from otreg.registration.settings import COARSE, FINE, PRESETS, CoarseLevel, FineLevel, Settings
-from otreg.registration.stages import FittedSpline, Stages, in_units, linear
+from otreg.registration.settings import COARSE, FINE, CoarseLevel, FineLevel
+from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
 from otreg.registration.strain import folded_share
-from otreg.surface import FloatArray, Landmarks, Surface
+from otreg.surface import FloatArray, Landmarks
 
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
 FIRST_BLUR_TO_MISFIT = 2.0
@@ -36,6 +26,12 @@ MOST_FOLDED = 0.0005
 CLEAR_DIFFERENCE = 0.05
 """Share of what the held-back points gained that decides by itself between two starts."""
 
+ACROSS = 0.02
+"""Weight of residuals along the surface where those across it are to decide."""
+
+CLEARLY_BETTER = 0.01
+"""Share by which they must bring held-back points closer, to be preferred."""
+
 MOST_CONTINUED = 3
 """Flows, at most, that take the place of the coarse spline one after the other."""
 
@@ -43,122 +39,34 @@ LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
 
 
-def register(
-    moving: Surface,
-    fixed: Surface,
-    preset: str = "spline",
-    *,
-    landmarks: tuple[Landmarks, Landmarks] | None = None,
-    settings: Mapping[str, Any] | Settings | None = None,
-    partial: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    labels: str | None = None,
-    progress: Callable[[Any], object] | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> Registration:
-    """Find the map that carries ``moving`` onto ``fixed``.
-
-    Parameters
-    ----------
-    moving, fixed : Surface
-        Meshes or point clouds, in the same unit, at any pose.
-    preset : {"rigid", "similarity", "affine", "spline", "diffeo"}
-        How freely ``moving`` may deform.
-    landmarks : pair of Landmarks, optional
-        Corresponding points. Three or more give the rigid start; their error is reported.
-    settings : mapping or Settings, optional
-        Overrides of :class:`Settings`.
-    partial : bool
-        One shape shows only a part of the other: the report names the share of points left unmatched.
-    device : {"auto", "cpu", "cuda"}
-        Where the matches over all pairs are computed.
-    threads : int, optional
-        Threads of torch while this runs; the number before is restored.
-    seed : int
-        Seed of the sampling: the same seed, the same result on the same machine.
-    labels : str, optional
-        Point data that both carry as labels; their overlap is reported.
-    progress, stop : callables, optional
-        Told of every step with a :class:`ProgressEvent`; asked after each whether to stop, keeping the best so far.
-
-    Returns
-    -------
-    Registration
-
-    Raises
-    ------
-    InputError
-        On shapes that cannot be registered, frames or sizes that differ wildly, unknown settings.
-    """
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}: use one of {', '.join(PRESETS)}")
-    chosen = settings if isinstance(settings, Settings) else Settings.from_mapping(settings)
-    check_pair(moving, fixed, preset, landmarks)
-    total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
-    if preset in ("spline", "diffeo"):
-        total += len(AFFINE_BLURS) + 2 * COARSE.steps + sum(level.steps for level in FINE)
-    watch = Progress(total, progress, stop)
-    with _threads(threads):
-        pipeline = _Pipeline(moving, fixed, chosen, check_device(device), seed, watch, landmarks)
-        try:
-            pipeline.run(preset, landmarks)
-        except Interrupted:
-            pipeline.interrupted = True
-        transform = pipeline.transform()
-        report = {
-            "preset": preset,
-            "seed": seed,
-            "partial": partial,
-            "labels": labels,
-            "device": device,
-            "threads": threads,
-            "settings": chosen.as_dict(),
-            "absolute": pipeline.absolute(),
-            "stages": pipeline.stages,
-            "interrupted": pipeline.interrupted,
-        }
-        if partial:
-            report["unmatched"] = pipeline.unmatched
-        return finish(moving, fixed, transform, report, landmarks, labels, seed)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _Pipeline(Stages):
+class Pipeline(Stages):
     """The stages of one run, from the rigid start to the finest map."""
 
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
-        self._rigid(preset != "rigid", landmarks)
+        self._rigid(preset, landmarks)
         self.watch.step("rigid start")
         if preset == "affine":
             self._affine()
         if preset in ("spline", "diffeo"):
-            self._coarse_from_either_start()
+            start = self._coarse_from_either_start()
             if preset == "diffeo":
+                self._coarse_across(start)
                 self._flow_in_place()
             self._refine_samples()
             for level in FINE:
                 self._fine(level, preset == "diffeo")
 
-    def _rigid(self, scaled: bool, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
+    def _rigid(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
+        scaled = preset != "rigid"
         if landmarks is not None and len(landmarks[0]) >= 3:
             pose = procrustes(self.marks[0], self.marks[1], np.ones(len(self.marks[0])), scaled)
         else:
             shape = Samples(
                 *(part[: self.points] for part in (self.x.points, self.x.normals, self.x.weights))
             )
-            pose = find_pose(shape, self.y, scaled, self.settings.starts)
+            # the size of a part says nothing about that of the whole
+            free = scaled and (preset == "similarity" or not self.partial)
+            pose = find_pose(shape, self.y, free, self.settings.starts, self.partial)
         scale, rotation, translation = pose
         self.parts = [self._affine_map(scale * rotation, translation, "similarity" if scaled else "rigid")]
         self.x, self.held_x = apply_pose(pose, self.x), apply_pose(pose, self.held_x)
@@ -182,19 +90,21 @@ class _Pipeline(Stages):
             if self._accept("affine", held, self._affine_map(matrix, translation, "affine")):
                 self.x = current
 
-    def _coarse_from_either_start(self) -> None:
+    def _coarse_from_either_start(self) -> State:
         """Fit the coarse spline from the rigid pose and from the affine map, and keep what deforms less.
 
         Neither start is better everywhere: an affine map helps where shapes differ in proportions, and misleads
         where they bend. Both fit about as well, so that distances tell little; but points that slid along the
         surface cost deformation. Held-back points decide only where they differ by :data:`CLEAR_DIFFERENCE`.
+        Returns the state from which the kept spline was fitted.
         """
         before = self._state()
         self._coarse_spline()
-        states = {"rigid": self._state()}
+        starts, states = {"rigid": before}, {"rigid": self._state()}
         self._restore(before)
         try:
             self._affine()
+            starts["affine"] = self._state()
             self._coarse_spline()
         finally:
             states["affine"] = self._state()
@@ -206,19 +116,53 @@ class _Pipeline(Stages):
             self._restore(states[chosen])
             scores = {start: state.score * self.length for start, state in states.items()}
             self._note("choice of start", True, start=chosen, held_back=scores, energy=energies)
+        return starts[chosen]
 
-    def _coarse_spline(self) -> None:
-        # matching starts at the scale of the misfit that the rigid start left
-        nearest = cKDTree(self.held_y.points).query(self.held_x.points)[0]
-        misfit = float(np.average(nearest, weights=self.held_x.weights))
+    def _coarse_across(self, start: State) -> None:
+        """Fit the coarse spline once more with residuals across the surface alone, and keep what fits clearly better.
+
+        Partners along the surface are where equal amounts of surface are. That guides the match where shapes differ
+        little in this, and holds the map back where they are stretched unevenly: then held-back points, which see
+        distance alone, are met better without (by 1.4% to 4% on ventricles and knees; within 0.1% on faces and femora,
+        where both fit alike and the first is closer to the truth).
+        """
+        kept = self._state()
+        self._restore(start)
+        scores = {"along and across": kept.score * self.length}
+        across = kept
+        try:
+            self._coarse_spline(ACROSS)
+            across = self._state()
+        finally:
+            scores["across"] = across.score * self.length
+            better = across.score < (1.0 - CLEARLY_BETTER) * kept.score
+            self._restore((across if better else kept)._replace(stages=kept.stages))
+            self._note("choice of residuals", True, across=better, held_back=scores)
+
+    def _coarse_spline(self, along: float | None = None) -> None:
+        self._coarse_level("spline", self._coarse_blurs(), COARSE, along)
+
+    def _coarse_blurs(self) -> FloatArray:
+        """Matching starts at the scale of the misfit that the rigid start left."""
+        there = cKDTree(self.held_y.points).query(self.held_x.points)[0]
+        misfit = float(np.average(there, weights=self.held_x.weights))
+        if self.partial:
+            back = cKDTree(self.held_x.points).query(self.held_y.points)[0]
+            misfit = min(misfit, float(np.average(back, weights=self.held_y.weights)))
         first = max(COARSE.first_blur, FIRST_BLUR_TO_MISFIT * misfit)
-        self._coarse_level("spline", np.geomspace(first, COARSE.last_blur, COARSE.steps), COARSE)
+        return np.asarray(np.geomspace(first, COARSE.last_blur, COARSE.steps))
 
-    def _coarse_level(self, name: str, blurs: FloatArray, level: CoarseLevel, flows: bool = False) -> None:
+    def _coarse_level(
+        self, name: str, blurs: FloatArray, level: CoarseLevel, along: float | None, flows: bool = False
+    ) -> None:
         settings = self.settings
         fit = CoarseFit(self.x, level, settings.control_points, settings.strain, settings.independent_points)
         trust, noise = Trust(settings.tangential_weight), 1.0 / settings.independent_points
-        self._level(name, fit, blurs, level.blur_variance, noise, trust, flows=flows)
+        self._level(
+            name, fit, blurs, level.blur_variance, noise, trust if along is None else along, flows=flows
+        )
+        if self.fitted is not None:
+            self.fitted = self.fitted._replace(along=along)
 
     def _flow_in_place(self) -> None:
         """Take a flow for the coarse spline; where that had to stop before it folded, more flows go on from there."""
@@ -238,7 +182,7 @@ class _Pipeline(Stages):
             self._note("flow", True, energy=float(flow.energy()), **distances)
             if not len(fitted.blurs_left):
                 return
-            self._coarse_level("flow goes on", fitted.blurs_left, COARSE)
+            self._coarse_level("flow goes on", fitted.blurs_left, COARSE, fitted.along)
 
     def _fine(self, level: FineLevel, flows: bool) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
@@ -246,7 +190,7 @@ class _Pipeline(Stages):
         fit = FineFit(self.x, self.area, level, most, self.settings.fine_stiffness)
         name = f"{'flow' if flows else 'spline'} {level.width * self.length:.3g}"
         noise = self.settings.fine_stiffness
-        self._level(name, fit, blurs, level.blur_variance, noise, None, LEAST_GAIN, flows)
+        self._level(name, fit, blurs, level.blur_variance, noise, FINE_TANGENTIAL, LEAST_GAIN, flows)
 
     def _level(
         self,
@@ -255,7 +199,7 @@ class _Pipeline(Stages):
         blurs: FloatArray,
         blur_variance: float,
         noise: float,
-        trust: Trust | None,
+        tangential: Trust | float,
         least_gain: float = 0.0,
         flows: bool = False,
     ) -> None:
@@ -264,7 +208,7 @@ class _Pipeline(Stages):
         try:
             for blur in blurs:
                 found = self._match(current, float(blur))
-                along = trust.after(current, found) if trust else FINE_TANGENTIAL
+                along = tangential if isinstance(tangential, float) else tangential.after(current, found)
                 residuals = self._residuals(current, found, float(blur), along, blur_variance, noise)
                 fit.update(residuals, found)
                 proposed = fit.spline()
@@ -275,7 +219,6 @@ class _Pipeline(Stages):
                     break
                 spline, current = proposed, deformed(self.x, fit.moved(), gradient)
                 done += 1
-                self.unmatched["moving"] = float(np.average(found.confidence < 0.1, weights=current.weights))
                 self.watch.step(name, residuals.distance * self.length)
         finally:
             x, held_x = self.x, self.held_x

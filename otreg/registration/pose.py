@@ -64,12 +64,18 @@ def apply_pose(pose: Pose, samples: Samples) -> Samples:
     return Samples(points, samples.normals @ rotation.T, samples.weights)
 
 
-def truncated_distance(moved: Samples, fixed: Samples, truncation: float = TRUNCATION) -> float:
-    """Mean squared distance both ways between positions and normals, each at most ``truncation``²."""
+def truncated_distance(
+    moved: Samples, fixed: Samples, truncation: float = TRUNCATION, partial: bool = False
+) -> float:
+    """Mean squared distance both ways between positions and normals, each at most ``truncation``².
+
+    With ``partial``, twice the smaller one: a part is near the whole, though the whole is not near the part.
+    """
     x, y = moved.features(NORMAL_WEIGHT), fixed.features(NORMAL_WEIGHT)
     there = np.minimum(cKDTree(y).query(x)[0], truncation) ** 2
     back = np.minimum(cKDTree(x).query(y)[0], truncation) ** 2
-    return float(np.average(there, weights=moved.weights) + np.average(back, weights=fixed.weights))
+    means = np.average(there, weights=moved.weights), np.average(back, weights=fixed.weights)
+    return float(2.0 * min(means) if partial else sum(means))
 
 
 def subset(samples: Samples, count: int) -> Samples:
@@ -101,7 +107,7 @@ def refine(pose: Pose, moving: Samples, fixed: Samples, steps: int, scaled: bool
     return pose
 
 
-def find_pose(moving: Samples, fixed: Samples, scaled: bool, starts: int) -> Pose:
+def find_pose(moving: Samples, fixed: Samples, scaled: bool, starts: int, partial: bool = False) -> Pose:
     """Find the similarity (or rigid map) that brings ``moving`` onto ``fixed``, from any pose.
 
     The given pose wins a near tie: data that are aligned already stay as they are.
@@ -127,7 +133,7 @@ def find_pose(moving: Samples, fixed: Samples, scaled: bool, starts: int) -> Pos
             grown = Samples(few_x.points * pose[0], few_x.normals, few_x.weights)
             _, rotation, translation = refine((1.0, pose[1], pose[2]), grown, few_y, 8, False, 1.7)
             refined = pose[0], rotation, translation
-        score = truncated_distance(apply_pose(refined, few_x), few_y)
+        score = truncated_distance(apply_pose(refined, few_x), few_y, partial=partial)
         scored.append((score * (0.97 if k == 0 else 1.0), k, refined))
     scored.sort(key=lambda entry: entry[:2])
     kept: list[Pose] = []
@@ -138,8 +144,8 @@ def find_pose(moving: Samples, fixed: Samples, scaled: bool, starts: int) -> Pos
             break
     many_x, many_y = subset(moving, 1000), subset(fixed, 1000)
     refined_poses = [refine(pose, many_x, many_y, 25, scaled, 1.7) for pose in kept]
-    scores = [truncated_distance(apply_pose(pose, many_x), many_y) for pose in refined_poses]
+    scores = [truncated_distance(apply_pose(pose, many_x), many_y, partial=partial) for pose in refined_poses]
     best = int(np.argmin(scores))
-    if truncated_distance(many_x, many_y) <= NEAR_TIE * scores[best]:
+    if truncated_distance(many_x, many_y, partial=partial) <= NEAR_TIE * scores[best]:
         return given
     return refined_poses[best]

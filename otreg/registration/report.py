@@ -45,7 +45,8 @@ def finish(
     after = evaluate(
         moved, fixed, moving=moving, labels=labels, landmarks=pair, transform=transform, seed=seed
     )
-    reasons = gate(after, before, diameter=fixed.diameter)
+    judged = [_of_the_part(quality) if report["partial"] else quality for quality in (after, before)]
+    reasons = gate(judged[0], judged[1], diameter=fixed.diameter)
     warnings = [
         f"the stage {stage['stage']} made held-back points worse and was dropped"
         for stage in report["stages"]
@@ -66,6 +67,11 @@ def finish(
         "warnings": warnings,
     }
     return Registration(moved, transform, full)
+
+
+def _of_the_part(quality: dict[str, Any]) -> dict[str, Any]:
+    """The same with the distance from the part to the whole: the other way, what is missing counts."""
+    return {**quality, "assd": min(quality[way]["mean"] for way in ("moved_to_fixed", "fixed_to_moved"))}
 
 
 def _describe(shape: Surface) -> dict[str, Any]:

@@ -60,7 +60,17 @@ def _config(report: dict[str, Any], moving: Path, fixed: Path) -> str:
         f"moving = {json.dumps(str(moving))}",
         f"fixed = {json.dumps(str(fixed))}",
     ]
-    for name in ("preset", "seed", "partial", "labels", "device", "threads", "repair", "convert_frames"):
+    for name in (
+        "preset",
+        "seed",
+        "symmetric",
+        "partial",
+        "labels",
+        "device",
+        "threads",
+        "repair",
+        "convert_frames",
+    ):
         if report.get(name) is not None:
             lines.append(f"{name} = {json.dumps(report[name])}")
     lines += ["", "[settings]"]

@@ -21,16 +21,24 @@ SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
 
 VERTICES_PER_POINT = 20
 HELD_BACK = 4000
+UNMATCHED = 0.1
+"""Share of its mass below which a point has found no partner."""
+
 HELD_BACK_TRUNCATION = 0.1
 
 
 class FittedSpline(NamedTuple):
-    """The spline fitted last, and where it started from: what it takes to put a flow in its place."""
+    """The spline fitted last, and where it started from: what it takes to put a flow in its place.
+
+    ``blurs_left`` are those that it did not reach before it would have folded; ``along`` is the weight of residuals
+    along the surface, None where that follows their coherence.
+    """
 
     spline: Spline
     x: Samples
     held_x: Samples
     blurs_left: FloatArray
+    along: float | None = None
 
 
 class State(NamedTuple):
@@ -60,7 +68,9 @@ class Stages:
         seed: int,
         watch: Progress,
         landmarks: tuple[Landmarks, Landmarks] | None = None,
+        partial: bool = False,
     ) -> None:
+        self.partial = partial
         self.settings, self.device, self.seed, self.watch = settings, device, seed, watch
         self.length, self.centre = fixed.diameter, fixed.bounds.mean(axis=0)
         # MOVING is brought to FIXED's centre and size first, so that sampling sees both at one scale
@@ -73,7 +83,6 @@ class Stages:
         self.stages: list[dict[str, Any]] = []
         self.fitted: FittedSpline | None = None
         self.interrupted = False
-        self.unmatched: dict[str, float] = {}
         pair = () if landmarks is None else landmarks
         self.marks = [(points.points - self.centre) / self.length for points in pair] or [
             np.zeros((0, 3))
@@ -112,14 +121,23 @@ class Stages:
         self.y = sample_shape(self.fixed, count, self.seed + 6)
 
     def _match(self, x: Samples, blur: float) -> Match:
-        """Match all samples but the landmarks, which know where to go."""
-        settings, count = self.settings, len(x.points) - len(self.marks[0])
-        shape = Samples(x.points[:count], x.normals[:count], x.weights[:count])
-        found = match(shape, self.y, blur, settings.reach_factor * blur, settings.normal_weight, self.device)
+        """Match samples of MOVING to those of FIXED."""
+        return self._match_to(x, self._with_marks(self.y, self.marks[1]), blur)
+
+    def _match_to(self, x: Samples, y: Samples, blur: float) -> Match:
+        """Match all samples but the landmarks, the last rows of both, which know where to go."""
+        settings, count = self.settings, len(self.marks[0])
+        moving, fixed = (
+            Samples(*(part[: len(part) - count] for part in (shape.points, shape.normals, shape.weights)))
+            for shape in (x, y)
+        )
+        reach = settings.reach_factor * blur
+        found = match(moving, fixed, blur, reach, settings.normal_weight, self.device)
+        targets = y.points[len(y.points) - count :]
         return Match(
-            np.concatenate([found.targets, self.marks[1]]),
-            np.concatenate([found.normals, np.zeros_like(self.marks[1])]),
-            np.concatenate([found.confidence, np.ones(len(self.marks[1]))]),
+            np.concatenate([found.targets, targets]),
+            np.concatenate([found.normals, np.zeros_like(targets)]),
+            np.concatenate([found.confidence, np.ones(count)]),
         )
 
     def _residuals(
@@ -181,6 +199,22 @@ class Stages:
             return Affine.identity()
         composite = Composite(self.parts).simplified()
         return composite
+
+    def unmatched(self) -> tuple[float, float]:
+        """Shares of the area of MOVING and of FIXED that find no partner where the map has brought them together."""
+        blur = COARSE.last_blur if len(self.parts) > 1 else COARSE.first_blur
+        shares = []
+        for shape, other in ((self.held_x, self.held_y), (self.held_y, self.held_x)):
+            found = match(
+                shape,
+                other,
+                blur,
+                self.settings.reach_factor * blur,
+                self.settings.normal_weight,
+                self.device,
+            )
+            shares.append(float(np.average(found.confidence < UNMATCHED, weights=shape.weights)))
+        return shares[0], shares[1]
 
     def absolute(self) -> dict[str, Any]:
         """The lengths behind the relative settings, in the unit of the files."""

@@ -65,6 +65,12 @@ def stages(problem: Problem, reduce: Engine, blurs: list[float], warm: bool) -> 
     return [*plan, dataclasses.replace(full, blurs=blurs[done:])]
 
 
+def release(reduce: Engine, done: Stage) -> None:
+    """Let the engine free what it knows of the clusters of a stage."""
+    if isinstance(reduce, TruncatedEngine):
+        reduce.release(done.problem.x, done.problem.y)
+
+
 def _tree(problem: Problem, reduce: Engine, first: bool) -> Tree:
     points = problem.x if first else problem.y
     return reduce.tree(points) if isinstance(reduce, TruncatedEngine) else build_tree(points)

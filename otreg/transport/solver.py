@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from otreg.reductions.engines import Engine
-from otreg.transport.multiscale import stages
+from otreg.transport.multiscale import release, stages
 from otreg.transport.schedule import Anderson
 from otreg.transport.smooth import SmoothModes
 from otreg.transport.validation import Problem
@@ -144,6 +144,7 @@ def solve_pair(
             g_next = damping(eps, problem.rho_y) * updates.softmin_y(f, eps, following.problem.y)
             f = damping(eps, problem.rho_x) * updates.softmin_x(g, eps, following.problem.x)
             g = g_next
+            release(reduce, stage)
     return dataclasses.replace(solution, iterations=iterations)
 
 
@@ -223,4 +224,5 @@ def solve_self(
         total += len(stage.blurs) + iterations
         if following is not None:
             f = damping(eps, rho) * updates.softmin_x(f, eps, following.problem.x)
+            release(reduce, stage)
     return Solution(f, f, density, density, error, total, error <= tol)

@@ -251,7 +251,7 @@ def test_seed_repeats_and_json_is_strict() -> None:
     assert first["assd"] == 0.5 * (first["moved_to_fixed"]["mean"] + first["fixed_to_moved"]["mean"])
     assert set(first) == {
         "assd", "moved_to_fixed", "fixed_to_moved", "normal_angle_degrees", "landmarks", "dice", "triangles",
-        "log_jacobian", "unit",
+        "log_jacobian", "log_jacobian_around", "inverse_error", "unit",
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def pair() -> PhantomPair:
 @pytest.fixture(scope="module")
 def splined(pair: PhantomPair) -> Registration:
     moving = Surface(*pair.moving, point_data={"height": pair.moving[0][:, 2]})
-    return otreg.register(moving, Surface(*pair.fixed, frame="LPS"), settings=QUICK)
+    return otreg.register(moving, Surface(*pair.fixed, frame="LPS"), "spline", settings=QUICK)
 
 
 @pytest.mark.parametrize("preset", ["rigid", "similarity", "affine"])
@@ -92,11 +92,12 @@ def test_moved_is_moving_in_the_space_of_fixed(pair: PhantomPair, splined: Regis
     assert moved.frame == "LPS" and splined.transform.fixed_frame == "LPS"
 
 
-def test_the_same_seed_gives_the_same_result(pair: PhantomPair) -> None:
+@pytest.mark.parametrize("preset", ["spline", "diffeo"])
+def test_the_same_seed_gives_the_same_result(pair: PhantomPair, preset: str) -> None:
     shapes = Surface(*pair.moving), Surface(*pair.fixed)
-    first, again = (otreg.register(*shapes, settings=FEW, seed=3).moved.points for _ in range(2))
+    first, again = (otreg.register(*shapes, preset, settings=FEW, seed=3).moved.points for _ in range(2))
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, otreg.register(*shapes, settings=FEW, seed=4).moved.points)
+    assert not np.array_equal(first, otreg.register(*shapes, preset, settings=FEW, seed=4).moved.points)
 
 
 def test_global_state_is_left_alone(pair: PhantomPair) -> None:
@@ -126,7 +127,7 @@ def test_global_state_is_left_alone(pair: PhantomPair) -> None:
 def test_stopping_keeps_the_best_so_far(pair: PhantomPair, steps: int) -> None:
     moving, fixed, events = Surface(*pair.moving), Surface(*pair.fixed), []
     found = otreg.register(
-        moving, fixed, settings=QUICK, progress=events.append, stop=lambda: len(events) >= steps
+        moving, fixed, "spline", settings=QUICK, progress=events.append, stop=lambda: len(events) >= steps
     )
     assert len(events) == steps and [event.step for event in events] == list(range(1, steps + 1))
     assert found.report["interrupted"] and any("stopped early" in warning for warning in found.warnings)
@@ -144,9 +145,9 @@ def test_stages_that_do_not_help_are_dropped_and_named(
     pair: PhantomPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = itertools.count(1)
-    monkeypatch.setattr(pipeline._Pipeline, "_held_back", lambda *_: float(next(score)))
+    monkeypatch.setattr(pipeline.Pipeline, "_held_back", lambda *_: float(next(score)))
     shapes = Surface(*pair.moving), Surface(*pair.fixed)
-    found = otreg.register(*shapes, settings=FEW)
+    found = otreg.register(*shapes, "spline", settings=FEW)
     kept = {stage["stage"]: stage["kept"] for stage in found.report["stages"]}
     assert len(kept) == 5 and [name for name in kept if kept[name]] == ["rigid start", "choice of start"]
     for name, stays in kept.items():
@@ -164,7 +165,9 @@ def test_a_fit_that_would_fold_stops_at_the_match_before(
     monkeypatch.setattr(pipeline, "folded_share", lambda *_: float(next(asked) > 4))
     matches: list[str] = []
     shapes = Surface(*pair.moving), Surface(*pair.fixed)
-    found = otreg.register(*shapes, settings=FEW, progress=lambda event: matches.append(event.stage))
+    found = otreg.register(
+        *shapes, "spline", settings=FEW, progress=lambda event: matches.append(event.stage)
+    )
     assert matches.count("spline") == 4
     stages = [stage for stage in found.report["stages"] if stage["stage"].startswith("spline")]
     assert stages and all(stage["stopped_before_folding"] for stage in stages)
@@ -181,18 +184,18 @@ def test_the_start_that_deforms_less_is_kept_unless_the_other_fits_clearly_bette
 ) -> None:
     """Energies and, where ``clear``, distances are dictated: then the dearer start fits far better."""
     fits: list[float] = []
-    original = pipeline._Pipeline._coarse_spline
+    original = pipeline.Pipeline._coarse_spline
 
-    def coarse(self: pipeline._Pipeline) -> None:
-        original(self)
+    def coarse(self: pipeline.Pipeline, along: float | None = None) -> None:
+        original(self, along)
         fits.append(self.score)
         far_better = len(fits) == (2 if cheaper == "rigid" else 1)
         self.score = 1e-6 if clear and far_better else 1e-2
 
     energies = iter([1.0, 2.0] if cheaper == "rigid" else [2.0, 1.0])
-    monkeypatch.setattr(pipeline._Pipeline, "_coarse_spline", coarse)
-    monkeypatch.setattr(pipeline._Pipeline, "_energy", lambda *_: next(energies))
-    found = otreg.register(Surface(*pair.moving), Surface(*pair.fixed), settings=FEW)
+    monkeypatch.setattr(pipeline.Pipeline, "_coarse_spline", coarse)
+    monkeypatch.setattr(pipeline.Pipeline, "_energy", lambda *_: next(energies))
+    found = otreg.register(Surface(*pair.moving), Surface(*pair.fixed), "spline", settings=FEW)
     (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of start"]
     assert (choice["start"] == cheaper) != clear
 
@@ -236,7 +239,7 @@ def test_what_cannot_be_registered_is_refused(change: str, cure: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "elastic"}, "use one of rigid, similarity, affine, spline"),
+        ({"preset": "elastic"}, "use one of rigid, similarity, affine, spline, diffeo"),
         ({"device": "tpu"}, "use auto, cpu or cuda"),
         ({"settings": {"pionts": 100}}, "unknown setting 'pionts': use one of points"),
         ({"settings": {"points": 100.5}}, "points must be a whole number"),
