@@ -40,7 +40,7 @@ class Diffeomorphism(Deformation):
     width : float or sequence of float
         Several widths share the momenta. Gaussian: sigma in ``exp(-r² / (2 sigma²))``. Wendland: the radius
         beyond which the kernel is zero. In the unit of the files. Gaussians whose widths halve (or shrink by
-        √2, 2√2, 4) are summed three times as fast as those of other widths.
+        √2, 2√2, 4) are summed twice as fast as those of other widths.
     kernel : {"gaussian", "wendland"}
         As for a :class:`~otreg.deformations.Spline`.
     amplitudes : sequence of float, optional
