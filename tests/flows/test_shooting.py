@@ -15,6 +15,7 @@ from torch import Tensor
 from otreg import InputError
 from otreg.flows import Path, carry, carry_with_jacobian, drift, hamiltonian, shoot
 from otreg.reductions.mixed import MixedKernel
+from tests.support import ROOT
 
 KERNELS = {
     "gaussian": MixedKernel("gaussian", 0.9),
@@ -322,11 +323,12 @@ def test_other_dtypes_and_devices() -> None:
 
 
 MEMORY = """
-import sys, resource
+import sys
 import torch
 torch.set_num_threads(1)
 from otreg.flows import carry, shoot
 from otreg.reductions.mixed import MixedKernel
+from tests.support import peak_memory
 generator = torch.Generator().manual_seed(0)
 q = torch.rand((40, 3), dtype=torch.float64, generator=generator)
 p = (0.02 * torch.rand((40, 3), dtype=torch.float64, generator=generator)).requires_grad_()
@@ -334,7 +336,7 @@ x = torch.rand((40_000, 3), dtype=torch.float64, generator=generator)
 def peak(steps):
     path = shoot(q, p, MixedKernel("gaussian", 0.3), steps=steps, method="midpoint")
     carry(x, path).square().sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory()
 start = peak(1)
 print(peak(4) - start, peak(36) - start)
 """
@@ -343,9 +345,10 @@ print(peak(4) - start, peak(36) - start)
 def test_memory_of_the_backward_pass_grows_as_the_root_of_the_steps() -> None:
     """A stored step of 40,000 passengers is 6 MB: 36 of them would be 200 MB, and the root of 36 is 6."""
     if not sys.platform.startswith("linux"):
-        pytest.skip("peak memory is read from the resource module, in kilobytes on Linux")
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    few, many = (int(kilobytes) / 1024 for kilobytes in run.stdout.split())
+        pytest.skip("the limits were set on Linux")
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=ROOT)
+    few, many = (float(megabytes) for megabytes in run.stdout.split())
+    print(few, many)
     assert many < 80, (few, many)
     assert many < few + 50, (few, many)
 

@@ -99,3 +99,38 @@ def test_memory_is_bounded_and_given_back() -> None:
     assert not any(choice.stored for choice in choices(engine))
     expected, _ = fused.log_sum_exp_mean(clouds[3].double(), clouds[0].double(), h, 1e-4)
     assert torch.allclose(before, expected, atol=1e-4)
+
+
+def test_old_shares_go_before_new_ones_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old and new shares together stay within the limit at every moment, for blocks and for whole matrices."""
+    held: list[int] = []
+    make_room = TruncatedEngine._make_room
+
+    def watched(engine: TruncatedEngine, wanted: int) -> bool:
+        granted = make_room(engine, wanted)
+        if granted:
+            held.append(wanted + sum(each.stored.size for each in choices(engine) if each.stored is not None))
+        return granted
+
+    monkeypatch.setattr(TruncatedEngine, "_make_room", watched)
+    clouds = [surface(2100, seed).float() for seed in range(3)]
+    small = [surface(300, seed).float() for seed in range(2)]
+    engine = TruncatedEngine(fused.log_sum_exp_mean, memory=6_000_000)
+    for x in (*clouds, *small, *small):
+        engine(x, clouds[0], torch.zeros(2100, dtype=torch.float64), 1e-4)
+    stored = [each.stored.size for each in choices(engine) if each.stored is not None]
+    assert 300 * 2100 * 4 in stored and len(stored) > 1 and len(stored) < len(choices(engine))
+    assert sum(stored) <= max(held) <= 6_000_000
+
+
+def test_released_points_are_forgotten() -> None:
+    x, y, z = (surface(2100, seed) for seed in range(3))
+    h = torch.zeros(2100, dtype=torch.float64)
+    engine = TruncatedEngine(fused.log_sum_exp_mean)
+    first, _ = engine(x, y, h, 1e-4)
+    engine(y, x, h, 1e-4)
+    engine(y, z, h, 1e-4)
+    assert len(choices(engine)) == 3 and len(engine._clouds) == 3
+    engine.release(x, x)
+    assert len(choices(engine)) == 1 and len(engine._clouds) == 2 and len(engine._points) == 2
+    assert torch.equal(engine(x, y, h, 1e-4)[0], first)
