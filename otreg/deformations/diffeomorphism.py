@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from otreg.autodiff.schedule import schedule_of
-from otreg.deformations.base import Deformation, parameter_tensor
+from otreg.deformations.base import parameter_tensor
+from otreg.deformations.control_points import ControlPointDeformation
 from otreg.deformations.inverse import InverseDeformation, complaint
 from otreg.deformations.matrices import inverse as inverse_matrices
 from otreg.errors import InputError, NotInvertibleError
 from otreg.flows.runge_kutta import METHODS
 from otreg.flows.shooting import Path, carry, carry_with_jacobian, drift, hamiltonian, shoot
-from otreg.reductions.mixed import MixedKernel
 
 _INVERSE_TOLERANCE = 1e-10  # of the extent
 _MOST_CORRECTIONS = 4
 
 
-class Diffeomorphism(Deformation):
+class Diffeomorphism(ControlPointDeformation):
     """The map at time 1 of the flow ``ẋ = Σ_j K(|x - q_j(t)|) p_j(t)``, with ``K = Σ_s a_s k(r / width_s)``.
 
     The velocity is smooth, so the map is invertible however large it is, as far as the steps resolve it.
@@ -81,12 +81,18 @@ class Diffeomorphism(Deformation):
         fixed_frame: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(moving_frame=moving_frame, fixed_frame=fixed_frame, metadata=metadata)
-        self.control_points = parameter_tensor(control_points, (None, 3), "control points")
+        super().__init__(
+            control_points,
+            width,
+            kernel,
+            amplitudes,
+            moving_frame=moving_frame,
+            fixed_frame=fixed_frame,
+            metadata=metadata,
+        )
         varying = getattr(momenta, "ndim", 0) == 3 or _depth(momenta) == 3
         shape = (len(self.control_points), 3)
         self.momenta = parameter_tensor(momenta, (None, *shape) if varying else shape, "momenta")
-        self.mixed_kernel = MixedKernel(kernel, width, amplitudes)
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
         if method not in METHODS:
@@ -98,43 +104,13 @@ class Diffeomorphism(Deformation):
         self._kept: tuple[Tensor, Tensor, Path] | None = None
 
     def __repr__(self) -> str:
-        widths = ", ".join(f"{width:.6g}" for width in self.widths)
         how = f"{self.intervals} intervals" if self.intervals else "shooting"
-        return (
-            f"Diffeomorphism({len(self.control_points)} control points, {self.kernel}, width={widths}, "
-            f"{how}, {self.steps} steps of {self.method})"
-        )
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel, ``"gaussian"`` or ``"wendland"``."""
-        return self.mixed_kernel.kernel
-
-    @property
-    def widths(self) -> tuple[float, ...]:
-        """All widths, in the order given."""
-        return self.mixed_kernel.widths
-
-    @property
-    def amplitudes(self) -> tuple[float, ...]:
-        """One amplitude for each width."""
-        return self.mixed_kernel.amplitudes
-
-    @property
-    def width(self) -> float:
-        """The largest of :attr:`widths`."""
-        return self.mixed_kernel.width
+        return f"Diffeomorphism({self._about()}, {how}, {self.steps} steps of {self.method})"
 
     @property
     def intervals(self) -> int:
         """T where the momenta are constant in T intervals, 0 for geodesic shooting."""
         return len(self.momenta) if self.momenta.ndim == 3 else 0
-
-    @property
-    def extent(self) -> float:
-        """Diagonal of the box around the control points, at least ``width``: what tolerances refer to."""
-        points = self.control_points.detach()
-        return max(float((points.amax(dim=0) - points.amin(dim=0)).norm()), self.width)
 
     @property
     def inverse(self) -> InverseFlow:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from otreg.deformations.base import Deformation, parameter_tensor
+from otreg.deformations.base import parameter_tensor
+from otreg.deformations.control_points import ControlPointDeformation
 from otreg.deformations.inverse import InverseDeformation
-from otreg.errors import InputError
-from otreg.reductions.radial import KERNELS, kernel_sums
 
 _INVERSE_TOLERANCE = 1e-9  # of the extent
 
 
-class Spline(Deformation):
+class Spline(ControlPointDeformation):
     """The map ``y = x + sum_j k(|x - z_j|) p_j``, with ``k = sum_s a_s k_s`` over one or several widths.
 
     Parameters
@@ -63,35 +61,19 @@ class Spline(Deformation):
         fixed_frame: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(moving_frame=moving_frame, fixed_frame=fixed_frame, metadata=metadata)
-        self.control_points = parameter_tensor(control_points, (None, 3), "control points")
-        self.coefficients = parameter_tensor(coefficients, (len(self.control_points), 3), "coefficients")
-        if kernel not in KERNELS:
-            raise InputError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")
-        self.kernel = kernel
-        self.widths = _positive_numbers(width, "width")
-        self.amplitudes = _positive_numbers(
-            [1.0] * len(self.widths) if amplitudes is None else amplitudes, "amplitude"
+        super().__init__(
+            control_points,
+            width,
+            kernel,
+            amplitudes,
+            moving_frame=moving_frame,
+            fixed_frame=fixed_frame,
+            metadata=metadata,
         )
-        if len(self.amplitudes) != len(self.widths):
-            raise InputError(
-                f"a spline needs one amplitude for each of its {len(self.widths)} widths, got {len(self.amplitudes)}"
-            )
+        self.coefficients = parameter_tensor(coefficients, (len(self.control_points), 3), "coefficients")
 
     def __repr__(self) -> str:
-        widths = ", ".join(f"{width:.6g}" for width in self.widths)
-        return f"Spline({len(self.control_points)} control points, {self.kernel}, width={widths})"
-
-    @property
-    def width(self) -> float:
-        """The largest of :attr:`widths`."""
-        return max(self.widths)
-
-    @property
-    def extent(self) -> float:
-        """Diagonal of the box around the control points, at least ``width``: what tolerances refer to."""
-        points = self.control_points.detach()
-        return max(float((points.amax(dim=0) - points.amin(dim=0)).norm()), self.width)
+        return f"Spline({self._about()})"
 
     @property
     def inverse(self) -> InverseDeformation:
@@ -104,54 +86,30 @@ class Spline(Deformation):
 
     def _map(self, points: Tensor) -> Tensor:
         centres, values = self.control_points.to(points), self.coefficients.to(points)
-        return points + self._kernel_sums(points, centres, values, (0,))[0]
+        return points + self.mixed_kernel.sums(points, centres, (0, values))[0]
 
     def _jacobian(self, points: Tensor) -> Tensor:
-        (slopes,) = self._sums(points, (1,))
+        centres, channels = self._channels(points)
+        (slopes,) = self.mixed_kernel.sums(points, centres, (1, channels))
         return self._assembled(points, slopes)
 
     def _map_and_jacobian(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        sums, slopes = self._sums(points, (0, 1))
-        return points + sums[:, :3], self._assembled(points, slopes)
+        centres, channels = self._channels(points)
+        sums, slopes = self.mixed_kernel.sums(points, centres, (0, channels[:, :3]), (1, channels))
+        return points + sums, self._assembled(points, slopes)
 
-    def _sums(self, points: Tensor, orders: tuple[int, ...]) -> list[Tensor]:
-        """Kernel sums of p and of ``p zᵀ``, (N, 12), with z from the middle of the control points."""
+    def _channels(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Control points, and p and ``p zᵀ`` side by side, (C, 12), with z from the middle of the control points."""
         centres, values = self.control_points.to(points), self.coefficients.to(points)
         products = values[:, :, None] * (centres - self._middle(points))[:, None, :]
-        channels = torch.cat([values, products.flatten(1)], dim=1)
-        return self._kernel_sums(points, centres, channels, orders)
-
-    def _kernel_sums(
-        self, points: Tensor, centres: Tensor, values: Tensor, orders: tuple[int, ...]
-    ) -> list[Tensor]:
-        """Sums with k, and with ``2 k' / width²``, whose product with ``x - z`` is the gradient of k."""
-        totals: list[Tensor] = []
-        for width, amplitude in zip(self.widths, self.amplitudes, strict=True):
-            parts = kernel_sums(self.kernel, points, centres, values, width, orders)
-            factors = [amplitude * (2.0 / width**2) ** order for order in orders]
-            parts = [factor * part for factor, part in zip(factors, parts, strict=True)]
-            totals = parts if not totals else [a + b for a, b in zip(totals, parts, strict=True)]
-        return totals
+        return centres, torch.cat([values, products.flatten(1)], dim=1)
 
     def _assembled(self, points: Tensor, slopes: Tensor) -> Tensor:
-        """``I + sum_j 2 k'/width² p_j (x - z_j)ᵀ`` from the sums with p and with ``p zᵀ``."""
+        """``I + 2 sum_j k' p_j (x - z_j)ᵀ``, k' the derivative in r², from the sums with p and with ``p zᵀ``."""
         outer = slopes[:, :3, None] * (points - self._middle(points))[:, None, :]
         identity = torch.eye(3, dtype=points.dtype, device=points.device)
-        return identity + outer - slopes[:, 3:].reshape(-1, 3, 3)
+        return identity + 2.0 * (outer - slopes[:, 3:].unflatten(1, (3, 3)))
 
     def _middle(self, points: Tensor) -> Tensor:
         """A constant near the control points: products of coordinates lose digits far from the origin."""
         return self.control_points.detach().mean(dim=0).to(points)
-
-
-def _positive_numbers(given: float | Sequence[float], what: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(
-            float(number)
-            for number in (given if isinstance(given, Sequence) and not isinstance(given, str) else [given])
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the {what} of a spline must be a number, got {given!r}") from error
-    if not numbers or not all(math.isfinite(number) and number > 0 for number in numbers):
-        raise InputError(f"the {what} of a spline must be positive, got {given}")
-    return numbers

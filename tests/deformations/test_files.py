@@ -186,7 +186,7 @@ def object_numbers(file: h5py.File) -> None:
         (dataset("stages/0000/matrix", np.array([b"x"])), "must hold float64 numbers"),
         (dataset("stages/0000/matrix", np.eye(3), chunks=(3, 3), compression="gzip"), "stored whole"),
         (dataset("stages/0001/coefficients", np.zeros((11, 3))), r"must have shape (12, 3), got (11, 3)"),
-        (dataset("stages/0001/width", [-1.0]), "width of a spline must be positive"),
+        (dataset("stages/0001/width", [-1.0]), "width of a kernel must be positive"),
         (dataset("stages/0001/width", 1.0), "must have shape (N), got ()"),
         (dataset("stages/0001/control_points", np.zeros((0, 3))), "must have shape (0, 3)"),
         (dataset("stages/0003", np.eye(3)), "/stages/0003 must be a group"),

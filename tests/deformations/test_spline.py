@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from otreg import InputError
 from otreg.deformations import Spline
-from otreg.reductions import radial
+from otreg.reductions import mixed, pair_weights, radial
 from otreg.reductions.cells import CellGrid
+from otreg.reductions.mixed import MixedKernel
 from tests.support import ROOT
 
 seeds = st.integers(0, 2**32 - 1)
@@ -33,8 +34,9 @@ def dense(points: np.ndarray, spline: Spline) -> np.ndarray:
 
 @pytest.fixture(params=["by cells", "by pairs"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of summing a compact kernel, whatever the sizes would choose."""
-    monkeypatch.setattr(radial, "_FULL_CELL", 0 if request.param == "by cells" else 10**12)
+    """Both ways of summing a compact kernel over near pairs, whatever the sizes would choose."""
+    monkeypatch.setattr(MixedKernel, "_is_dense", lambda self, centres: self.kernel == "gaussian")
+    monkeypatch.setattr(mixed, "_FULL_CELL", 0 if request.param == "by cells" else 10**12)
     return request.param
 
 
@@ -45,7 +47,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     st.integers(1, 40),
     st.sampled_from(radial.KERNELS),
     st.sampled_from([1e-3, 0.1, 0.5, 2.0, 100.0]),
-    st.sampled_from([0, 10**12]),
+    st.sampled_from([-1, 0, 10**12]),
     st.sampled_from([0.0, 1e3]),
 )
 def test_map_is_the_definition(
@@ -57,8 +59,11 @@ def test_map_is_the_definition(
     # Some points on control points, some far outside.
     x = np.concatenate([rng.normal(size=(count, 3)) + offset, z[:5], [[1e9, 0, 0], [0, -1e9, 5]]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(radial, "_FULL_CELL", full_cell)
+        if full_cell >= 0:
+            patch.setattr(MixedKernel, "_is_dense", lambda self, centres: self.kernel == "gaussian")
+        patch.setattr(mixed, "_FULL_CELL", full_cell)
         patch.setattr(radial, "BLOCK", 97)  # many blocks
+        patch.setattr(pair_weights, "PAIRS_PER_THREAD", 97)
         moved = spline.map(x)
     # |x|² + |z|² - 2xz rounds by some eps |x|², which the width divides
     assert np.abs(moved[:-2] - dense(x[:-2], spline)).max() < 1e-9 + 1e-14 / width**2
@@ -108,6 +113,7 @@ def test_gradients_do_not_depend_on_blocks(way: str, monkeypatch: pytest.MonkeyP
     k = (1 - r).clamp_min(0) ** 6 * (35 * r**2 + 18 * r + 3) / 3
     for size in (50, 1 << 20):
         monkeypatch.setattr(radial, "BLOCK", size)
+        monkeypatch.setattr(pair_weights, "PAIRS_PER_THREAD", size)
         p = torch.full((30, 3), 0.1, dtype=torch.float64).requires_grad_()
         (gradient,) = torch.autograd.grad((Spline(z, p, 1.0, "wendland").map(x) ** 2).sum(), p)
         assert torch.allclose(gradient, 2 * k.T @ (x + k @ p.detach()), rtol=1e-10, atol=1e-12)
@@ -176,9 +182,9 @@ def test_memory_grows_with_the_points_alone(kernel: str) -> None:
         ((np.zeros((2, 2)), np.zeros((2, 3)), 1.0), "control points must have shape"),
         ((np.zeros((2, 3)), np.zeros((3, 3)), 1.0), "coefficients must have shape"),
         ((np.full((2, 3), np.inf), np.zeros((2, 3)), 1.0), "control points must be finite"),
-        ((np.zeros((2, 3)), np.zeros((2, 3)), 0.0), "width of a spline must be positive"),
-        ((np.zeros((2, 3)), np.zeros((2, 3)), float("nan")), "width of a spline must be positive"),
-        ((np.zeros((2, 3)), np.zeros((2, 3)), "wide"), "width of a spline must be a number"),
+        ((np.zeros((2, 3)), np.zeros((2, 3)), 0.0), "width of a kernel must be positive"),
+        ((np.zeros((2, 3)), np.zeros((2, 3)), float("nan")), "width of a kernel must be positive"),
+        ((np.zeros((2, 3)), np.zeros((2, 3)), "wide"), "width of a kernel must be a number"),
         ((np.zeros((2, 3)), np.zeros((2, 3)), 1.0, "cubic"), "unknown kernel 'cubic'"),
     ],
 )
