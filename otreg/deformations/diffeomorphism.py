@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ _INVERSE_TOLERANCE = 1e-10  # of the extent
 _MOST_CORRECTIONS = 4
 
 
+@final  # so that type checkers know that none is a Spline as well
 class Diffeomorphism(ControlPointDeformation):
     """The map at time 1 of the flow ``ẋ = Σ_j K(|x - q_j(t)|) p_j(t)``, with ``K = Σ_s a_s k(r / width_s)``.
 
