@@ -10,6 +10,7 @@ from otreg.registration.coherence import Trust
 from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, SplineFit, carried, fit_affine
 from otreg.registration.flowing import lifted
 from otreg.registration.pose import apply_pose, find_pose, procrustes
+from otreg.registration.refining import refined
 from otreg.registration.sampling import Samples, deformed
 from otreg.registration.settings import COARSE, FINE, CoarseLevel, FineLevel
 from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
@@ -35,6 +36,8 @@ CLEARLY_BETTER = 0.01
 MOST_CONTINUED = 3
 """Flows, at most, that take the place of the coarse spline one after the other."""
 
+REFINING_ITERATIONS = 8
+
 LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
 
@@ -52,6 +55,7 @@ class Pipeline(Stages):
             if preset == "diffeo":
                 self._coarse_across(start)
                 self._flow_in_place()
+                self._refine_by_attachment()
             self._refine_samples()
             for level in FINE:
                 self._fine(level, preset == "diffeo")
@@ -183,6 +187,22 @@ class Pipeline(Stages):
             if not len(fitted.blurs_left):
                 return
             self._coarse_level("flow goes on", fitted.blurs_left, COARSE, fitted.along)
+
+    def _refine_by_attachment(self) -> None:
+        """A flow down the gradient of the attachment, which sees how far surfaces are apart and no matches."""
+        count = len(self.x.points) - len(self.marks[0])
+        shape = Samples(*(part[:count] for part in (self.x.points, self.x.normals, self.x.weights)))
+        flow = refined(
+            shape,
+            self.y,
+            self.area,
+            REFINING_ITERATIONS,
+            lambda distance: self.watch.step("flow by attachment", distance * self.length),
+        )
+        held = carried(flow, self.held_x)
+        part = in_units(flow, self.length, self.centre)
+        if self._accept("flow by attachment", held, part, LEAST_GAIN, energy=float(flow.energy())):
+            self.x = carried(flow, self.x)
 
     def _fine(self, level: FineLevel, flows: bool) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)

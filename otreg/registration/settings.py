@@ -85,7 +85,7 @@ class Settings:
 class CoarseLevel:
     """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``.
 
-    Each width is half or a quarter of the one before: flows sum such kernels three times as fast.
+    Each width is half or a quarter of the one before: flows sum such kernels twice as fast.
     """
 
     widths: tuple[float, ...] = (2.4, 0.6, 0.3, 0.15, 0.075, 0.0375)

@@ -235,8 +235,8 @@ def in_units(part: SplineOrFlow, length: float, centre: FloatArray) -> SplineOrF
     """A spline or a flow of our units, in the unit of the files."""
     points = part.control_points * length + part.control_points.new_tensor(centre.tolist())
     widths = [width * length for width in part.widths]
-    if isinstance(part, Spline):
-        return Spline(points, part.coefficients * length, widths, part.kernel, part.amplitudes)
-    return Diffeomorphism(
-        points, part.momenta * length, widths, part.kernel, part.amplitudes, part.steps, part.method
-    )
+    if isinstance(part, Diffeomorphism):
+        return Diffeomorphism(
+            points, part.momenta * length, widths, part.kernel, part.amplitudes, part.steps, part.method
+        )
+    return Spline(points, part.coefficients * length, widths, part.kernel, part.amplitudes)

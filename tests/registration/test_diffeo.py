@@ -1,0 +1,134 @@
+"""The preset diffeo: accuracy, folds, inverse, the two sides, landmarks and parts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import otreg
+from otreg import InputError
+from otreg.deformations import Diffeomorphism
+from otreg.registration import Registration, pipeline
+from otreg.registration.symmetric import in_order
+from otreg.surface import Landmarks, Surface
+from tests.phantoms import PhantomPair, phantom_pair
+
+QUICK = {"points": 700, "fine_points": 1400, "control_points": 80, "starts": 40}
+
+
+@pytest.fixture(scope="module")
+def pair() -> PhantomPair:
+    return phantom_pair("bean", 700, 900, seed=2, strength=0.8, twist=0.5)
+
+
+@pytest.fixture(scope="module")
+def found(pair: PhantomPair) -> Registration:
+    return otreg.register(Surface(*pair.moving), Surface(*pair.fixed), "diffeo", settings=QUICK)
+
+
+def error(found: Registration, truth: np.ndarray) -> float:
+    """Mean distance of vertices to where they belong, as a share of the diameter."""
+    size = np.linalg.norm(np.ptp(truth, axis=0))
+    return float(np.linalg.norm(found.moved.points - truth, axis=1).mean() / size)
+
+
+def test_a_smooth_map_is_recovered(pair: PhantomPair, found: Registration) -> None:
+    assert found.passed and error(found, pair.truth) < 0.03
+    stages = [part for part in found.transform.stages if isinstance(part, Diffeomorphism)]
+    assert stages and found.report["preset"] == "diffeo"
+    names = [stage["stage"] for stage in found.report["stages"]]
+    assert "choice of residuals" in names and "flow" in names
+
+
+def test_nothing_folds_and_the_inverse_is_exact(pair: PhantomPair, found: Registration) -> None:
+    quality = found.report["quality"]["after"]
+    assert quality["log_jacobian"]["folded"] == quality["log_jacobian_around"]["folded"] == 0.0
+    assert quality["triangles"]["flipped"] == 0.0
+    points = pair.moving[0]
+    size = Surface(*pair.fixed).diameter
+    assert np.abs(found.transform.inverse.map(found.moved.points) - points).max() < 1e-6 * size
+    assert quality["inverse_error"]["max"] < 1e-6 * size
+
+
+def test_the_map_is_kept_in_a_file(found: Registration, pair: PhantomPair, tmp_path: object) -> None:
+    path = f"{tmp_path}/transform.h5"
+    found.transform.save(path)
+    assert np.allclose(otreg.load_transform(path).map(pair.moving[0]), found.moved.points, atol=1e-9)
+
+
+def test_symmetric_maps_are_inverse_to_each_other(pair: PhantomPair) -> None:
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    there = otreg.register(moving, fixed, symmetric=True, settings=QUICK)
+    back = otreg.register(fixed, moving, symmetric=True, settings=QUICK)
+    assert in_order(moving, fixed) != in_order(fixed, moving)
+    assert there.report["symmetric"] and error(there, pair.truth) < 0.03
+    returned = back.transform.map(there.transform.map(moving.points))
+    assert np.abs(returned - moving.points).max() < 1e-6 * moving.diameter
+    assert there.report["quality"]["after"]["log_jacobian"]["folded"] == 0.0
+
+
+def test_symmetric_needs_the_preset_diffeo(pair: PhantomPair) -> None:
+    with pytest.raises(InputError, match="symmetric needs the preset diffeo, got 'spline'"):
+        otreg.register(Surface(*pair.moving), Surface(*pair.fixed), "spline", symmetric=True)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_landmarks_guide_what_shape_cannot_tell(symmetric: bool) -> None:
+    """An ellipsoid twisted about its axis looks nearly as before; landmarks say how far."""
+    pair = phantom_pair("ellipsoid", 600, 700, seed=3, strength=0.1, twist=1.0, similarity=False)
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    marks = tuple(Landmarks(points) for points in pair.landmarks)
+    without = otreg.register(moving, fixed, symmetric=symmetric, settings=QUICK)
+    guided = otreg.register(moving, fixed, landmarks=marks, symmetric=symmetric, settings=QUICK)
+
+    def missed(found: Registration) -> float:
+        moved = found.transform.map(pair.landmarks[0])
+        return float(np.linalg.norm(moved - pair.landmarks[1], axis=1).mean() / fixed.diameter)
+
+    assert missed(guided) < 0.02 and missed(guided) < 0.5 * missed(without)
+    assert error(guided, pair.truth) < error(without, pair.truth)
+    after = guided.report["quality"]["after"]["landmarks"]
+    assert after["mean"] == pytest.approx(missed(guided) * fixed.diameter)
+
+
+def test_a_part_finds_its_place_and_the_rest_is_named() -> None:
+    """A third of the fixed shape is cut away: what is left is matched, and the report says how much is not."""
+    pair = phantom_pair("bean", 700, 900, seed=5, strength=0.3, twist=0.2, missing=0.3)
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    part = otreg.register(moving, fixed, partial=True, settings=QUICK)
+    whole = dataclasses.replace(fixed, points=fixed.points.copy())
+    near = (
+        np.linalg.norm(pair.truth[:, None] - whole.points[None], axis=2).min(axis=1) < 0.05 * fixed.diameter
+    )
+    size = np.linalg.norm(np.ptp(pair.truth, axis=0))
+    errors = np.linalg.norm(part.moved.points - pair.truth, axis=1) / size
+    assert errors[near].mean() < 0.05
+    assert 0.1 < part.report["unmatched"]["moving"] < 0.5
+    assert part.report["unmatched"]["fixed"] < 0.1
+    assert "unmatched" not in otreg.register(moving, fixed, "rigid", settings=QUICK).report
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_residuals_along_the_surface_are_left_out_where_that_fits_better(
+    pair: PhantomPair, monkeypatch: pytest.MonkeyPatch, better: bool
+) -> None:
+    original = pipeline.Pipeline._coarse_spline
+
+    def coarse(self: pipeline.Pipeline, along: float | None = None) -> None:
+        original(self, along)
+        if along is not None:
+            self.score *= 0.5 if better else 0.995 * self._kept_score / self.score
+
+    def across(self: pipeline.Pipeline, start: object) -> None:
+        self._kept_score = self.score
+        unchanged(self, start)
+
+    unchanged = pipeline.Pipeline._coarse_across
+    monkeypatch.setattr(pipeline.Pipeline, "_coarse_spline", coarse)
+    monkeypatch.setattr(pipeline.Pipeline, "_coarse_across", across)
+    few = {"points": 300, "fine_points": 600, "control_points": 50, "starts": 30}
+    found = otreg.register(Surface(*pair.moving), Surface(*pair.fixed), settings=few)
+    (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of residuals"]
+    assert choice["across"] == better
