@@ -41,7 +41,7 @@ def test_a_smaller_sphere_grows(normals: bool) -> None:
     moved = flow.map(moving.points)
     gap = np.abs(np.linalg.norm(moved, axis=1) - 0.3)
     assert gap.mean() < 0.3 * 0.01 and told[-1] < told[0]
-    assert np.linalg.norm(moved.mean(axis=0)) < 1e-3
+    assert np.linalg.norm(moved.mean(axis=0)) < 0.02 * 0.3
     assert (flow.jacobian_determinant(moving.points) > 0).all()
 
 
