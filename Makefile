@@ -21,7 +21,7 @@ help:
 	@echo "make demo      register two real bones; prints the figures and the path of a picture"
 	@echo "make test      lint, types and tests"
 	@echo "make lint      lint and types alone"
-	@echo "make accuracy  the error against truth on the surfaces of data/, otreg beside others"
+	@echo "make accuracy  error against truth, time and folding on the surfaces of data/, otreg beside others"
 	@echo "make minimum   the tests with the oldest versions that pyproject.toml allows (.ci/minimum.txt)"
 	@echo "make clean     remove $(VENV), out and caches"
 
@@ -64,7 +64,7 @@ test: lint $(VENV)/otreg.stamp
 	$(BIN)/pytest
 
 accuracy: $(VENV)/otreg.stamp
-	$(BIN)/python benchmarks/accuracy.py data
+	$(BIN)/python benchmarks/registration.py data
 
 # torch 2.4 itself has no CPU build in the registry, so the pinned torch stands in for it here; where one is at hand:
 # make minimum TORCH=<its wheel>

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from meshes import Array, Integers, Mesh, fit_similarity
 from scipy.spatial import cKDTree
+
+import otreg
+from otreg.errors import NotInvertibleError
 
 
 class Truth(Protocol):
@@ -74,9 +78,30 @@ class LabelTruth:
         return float(np.mean(overlaps))
 
 
-def surface_distance(moved: Array, fixed: Array) -> float:
+def vertex_distance(moved: Array, fixed: Array) -> float:
     """Mean distance to the nearest vertex, both ways: shown for comparison; it says little about truth."""
     return float(0.5 * (cKDTree(fixed).query(moved)[0].mean() + cKDTree(moved).query(fixed)[0].mean()))
+
+
+def surface_distance(moved: Mesh, fixed: Mesh) -> float:
+    """Mean distance of points drawn by area on one surface to the triangles of the other, both ways."""
+    first, second = (otreg.Surface(mesh.points, mesh.triangles) for mesh in (moved, fixed))
+    return float(otreg.quality.evaluate(first, second, samples=10_000)["assd"])
+
+
+def inverse_error(transform: Path, moving: Mesh, fixed: Mesh) -> float | None:
+    """Largest ``|phi^-1(phi(x)) - x|`` at 1,000 vertices of moving, as a share of fixed's box diagonal.
+
+    None where the inverse says that there is none.
+    """
+    phi = otreg.load_transform(transform)
+    points = moving.points[:: -(-len(moving.points) // 1000)]
+    try:
+        back = phi.inverse(phi(points))
+    except NotInvertibleError:
+        return None
+    size = np.linalg.norm(fixed.points.max(axis=0) - fixed.points.min(axis=0))
+    return float(np.linalg.norm(back - points, axis=1).max() / size)
 
 
 def turned_share(mesh: Mesh, after: Array) -> float:

@@ -1,10 +1,10 @@
-"""What every tool of the accuracy table gets the same: files, tessellations, a starting pose."""
+"""What every tool of a benchmark gets the same: files, tessellations, a starting pose."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,15 @@ class Similarity(NamedTuple):
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
-    """Write a binary PLY file."""
+    """Write a binary PLY file, or a legacy VTK file if the name ends so."""
+    if path.suffix == ".vtk":
+        import vtk
+
+        writer = vtk.vtkPolyDataWriter()
+        writer.SetFileName(str(path))
+        writer.SetInputData(_polydata(mesh))
+        writer.Write()
+        return
     import trimesh
 
     trimesh.Trimesh(mesh.points, mesh.triangles, process=False).export(path)
@@ -64,18 +72,59 @@ def remeshed(mesh: Mesh, keep: float = 0.6) -> Mesh:
         Share of the triangles (before subdivision) that remain, and so about that of the vertices.
     """
     import vtk
-    from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
+
+    finer = vtk.vtkLinearSubdivisionFilter()
+    finer.SetInputData(_polydata(mesh))
+    finer.SetNumberOfSubdivisions(1)
+    finer.Update()
+    return _decimated(finer.GetOutput(), keep / 4.0)
+
+
+def resized(mesh: Mesh, vertices: int) -> Mesh:
+    """The same surface with about so many vertices: subdivided linearly as often as needed, then decimated."""
+    import trimesh
+
+    points, triangles = mesh
+    while len(points) < vertices:
+        points, triangles = trimesh.remesh.subdivide(points, triangles)
+    return decimated(Mesh(points, triangles), round(len(triangles) * vertices / len(points)))
+
+
+def decimated(mesh: Mesh, triangles: int) -> Mesh:
+    """The same surface with at most about so many triangles."""
+    if len(mesh.triangles) <= triangles:
+        return mesh
+    return _decimated(_polydata(mesh), triangles / len(mesh.triangles))
+
+
+def used_part(triangles: Integers, count: int) -> tuple[NDArray[np.bool_], Integers]:
+    """Which of ``count`` vertices a triangle uses (count,), and the triangles (T, 3) with those alone numbered."""
+    used = np.zeros(count, bool)
+    used[triangles] = True
+    return used, (np.cumsum(used) - 1)[triangles]
+
+
+def _polydata(mesh: Mesh) -> Any:
+    """The mesh as VTK's object."""
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
 
     points, cells, surface = vtk.vtkPoints(), vtk.vtkCellArray(), vtk.vtkPolyData()
     points.SetData(numpy_to_vtk(np.ascontiguousarray(mesh.points), deep=1))
     cells.SetData(3, numpy_to_vtkIdTypeArray(np.ascontiguousarray(mesh.triangles).ravel(), deep=1))
     surface.SetPoints(points)
     surface.SetPolys(cells)
-    finer, coarser = vtk.vtkLinearSubdivisionFilter(), vtk.vtkQuadricDecimation()
-    finer.SetInputData(surface)
-    finer.SetNumberOfSubdivisions(1)
-    coarser.SetInputConnection(finer.GetOutputPort())
-    coarser.SetTargetReduction(1.0 - keep / 4.0)
+    return surface
+
+
+def _decimated(surface: Any, keep: float) -> Mesh:
+    """Quadric decimation of VTK's object to a share of its triangles."""
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    coarser = vtk.vtkQuadricDecimation()
+    coarser.SetInputData(surface)
+    coarser.SetTargetReduction(1.0 - keep)
     coarser.Update()
     out = coarser.GetOutput()
     triangles = vtk_to_numpy(out.GetPolys().GetConnectivityArray()).reshape(-1, 3)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -23,11 +24,22 @@ class ToolFailed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Moved vertices, wall-clock seconds and peak memory (MB) of the whole process, its start included."""
+    """What a tool did.
+
+    Attributes
+    ----------
+    moved : array, shape (N, 3)
+        Where it put the vertices of moving.
+    seconds, peak_mb : float
+        Wall clock and peak memory (MB) of the whole process, its start included.
+    out : Path or None
+        The folder that otreg wrote, with ``report.json`` and ``transform.h5``; None for other tools.
+    """
 
     moved: Array
     seconds: float
     peak_mb: float
+    out: Path | None = None
 
 
 def program() -> list[str]:
@@ -55,26 +67,22 @@ def run(tool: str, folder: Path, *, arguments: tuple[str, ...] = (), limit: floa
     ------
     ToolFailed
     """
+    files = [str(folder / name) for name in ("moving.ply", "fixed.ply")]
     if tool.startswith("otreg:"):
-        out = folder / "out"
-        command = [
-            *program(),
-            "register",
-            str(folder / "moving.ply"),
-            str(folder / "fixed.ply"),
-            "-o",
-            str(out),
-        ]
-        command += ["--preset", tool.split(":", 1)[1], "--quiet", *arguments]
-        moved, fine = out / "moved.ply", (0, 3)  # 3: finished, but the quality gate failed
+        out: Path | None = folder / "out"
+        command = [*program(), "register", *files, "-o", str(out), "--preset", tool.split(":", 1)[1]]
+        command += ["--quiet", *arguments]
+        moved, fine = folder / "out" / "moved.ply", (0, 3)  # 3: finished, but the quality gate failed
     else:
-        command = [sys.executable, str(HERE / "peer.py"), tool, str(folder)]
+        out, command = None, [sys.executable, str(HERE / "peer.py"), tool, str(folder)]
         moved, fine = folder / "moved.ply", (0,)
     seconds, peak_mb, code, log = measured(command, folder, limit)
+    if code == -signal.SIGKILL and seconds >= limit:
+        raise ToolFailed(f"not done after {limit:g} s")
     if code not in fine:
         lines = log.strip().splitlines() or [f"exit code {code}"]
         raise ToolFailed(lines[-1][:200])
-    return Run(read_mesh(moved).points, seconds, peak_mb)
+    return Run(read_mesh(moved).points, seconds, peak_mb, out)
 
 
 def measured(command: list[str], folder: Path, limit: float) -> tuple[float, float, int, str]:
@@ -99,7 +107,7 @@ def machine() -> dict[str, object]:
         ]
         model = names[0] if names else model
     versions = {}
-    for name in ("otreg", "torch", "numpy", "scipy", "vtk", "trimesh", "meshmonk"):
+    for name in ("otreg", "torch", "numpy", "scipy", "vtk", "trimesh", "meshmonk", "pycpd", "deformetrica"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -109,5 +117,6 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
         "versions": versions,
     }
