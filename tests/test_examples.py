@@ -1,0 +1,73 @@
+"""Every script of examples/ runs, leaves nothing behind, and prints what it promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+NUMBER = r"-?\d+\.?\d*(?:e[+-]\d+)?"
+
+
+def numbers(line: str) -> list[float]:
+    """The numbers of a line, in their order."""
+    return [float(text) for text in re.findall(rf"(?<![\w.]){NUMBER}(?!\w)", line)]
+
+
+def run(name: str, folder: Path) -> list[str]:
+    """Lines that a script prints with --quick; its own checks fail with an exit code."""
+    command = [sys.executable, str(ROOT / "examples" / name), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    return done.stdout.splitlines()
+
+
+def test_shooting(tmp_path: Path) -> None:
+    shape, moved, energy, back, inverse, same = run("shooting.py", tmp_path)
+    assert shape.startswith("Surface(5002 points")
+    assert 2.0 < numbers(moved)[0] < numbers(moved)[1] < 20.0
+    assert numbers(energy)[1] < 1e-6
+    assert numbers(back)[0] < 1e-4
+    off, least, most = numbers(inverse)
+    assert off < 1e-8 and 0.0 < least < 1.0 < most
+    assert same.endswith("yes")
+
+
+def test_custom_attachment(tmp_path: Path) -> None:
+    what, before, after, last = run("custom_attachment.py", tmp_path)
+    assert "Varifold" in what and "PatchCentres(24 patches)" in what
+    assert all(now < 0.6 * then for then, now in zip(numbers(before), numbers(after), strict=True))
+    assert numbers(before)[-1] == pytest.approx(2.44, abs=0.01)  # as data/README.md says
+    assert numbers(last)[-1] > 0.0
+
+
+def test_custom_field(tmp_path: Path) -> None:
+    what, *gradients, found, adaptive = run("custom_field.py", tmp_path)
+    assert len(gradients) == 4 and len({numbers(line)[0] for line in gradients}) == 1
+    assert numbers(found)[0] == pytest.approx(numbers(what)[1], abs=0.01)
+    assert max(numbers(adaptive)) < 1e-4
+
+
+def test_script_registration(tmp_path: Path) -> None:
+    surfaces, gate, marks, back, same = run("script_registration.py", tmp_path)
+    assert numbers(surfaces)[1] < 0.5 * numbers(surfaces)[0]
+    assert gate.startswith("quality gate passed")
+    count, before, after = numbers(marks)
+    assert count == 100 and after < 0.5 * before
+    assert numbers(back)[0] < 1e-6
+    assert same.endswith("yes")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_is_documented_and_tested(path: Path) -> None:
+    assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")
+    assert f"`examples/{path.name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f'run("{path.name}", tmp_path)' in Path(__file__).read_text(encoding="utf-8")
