@@ -15,6 +15,9 @@ far better than they are when the tessellations agree. Tools, chosen by ``--tool
     nricp           trimesh's nricp_amberg with its defaults
     deformetrica    Deformetrica on 4,000 triangles of each, torch kernels, gradient ascent
 
+Those not installed are shown as skipped. To have them all: pip install "meshmonk[io]" pycpd rtree scikit-learn psutil;
+pip install --no-deps deformetrica==4.3.0 (what it asks for besides is from 2020, and not used here).
+
 Columns of the table, and what they are called with ``--json``:
 
     error       from truth (pairs.py says which): mm, lower is better; or Dice, higher is better
