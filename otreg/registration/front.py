@@ -14,7 +14,7 @@ from otreg.registration.pipeline import AFFINE_BLURS, Pipeline
 from otreg.registration.progress import Interrupted, Progress
 from otreg.registration.report import finish
 from otreg.registration.result import Registration
-from otreg.registration.settings import COARSE, FINE, PRESETS, Settings
+from otreg.registration.settings import COARSE, PRESETS, Settings, fine_levels
 from otreg.registration.symmetric import SymmetricPipeline, in_order
 from otreg.surface import Landmarks, Surface
 
@@ -81,15 +81,12 @@ def register(
     if symmetric and preset != "diffeo":
         raise InputError(f"symmetric needs the preset diffeo, got {preset!r}")
     check_pair(moving, fixed, preset, landmarks)
+    fine = sum(level.steps for level in fine_levels(preset, min(len(moving), len(fixed))))
     total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
     if symmetric:
-        total += 2 * COARSE.steps + sum(level.steps for level in FINE)
+        total += 2 * COARSE.steps + fine
     elif preset in ("spline", "diffeo"):
-        total += (
-            len(AFFINE_BLURS)
-            + (3 if preset == "diffeo" else 2) * COARSE.steps
-            + sum(level.steps for level in FINE)
-        )
+        total += len(AFFINE_BLURS) + (3 if preset == "diffeo" else 2) * COARSE.steps + fine
     watch = Progress(total, progress, stop)
     exchanged = symmetric and not in_order(moving, fixed)
     shapes = (fixed, moving) if exchanged else (moving, fixed)

@@ -12,7 +12,7 @@ from otreg.registration.flowing import lifted
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.refining import refined
 from otreg.registration.sampling import Samples, deformed
-from otreg.registration.settings import COARSE, FINE, CoarseLevel, FineLevel
+from otreg.registration.settings import COARSE, CoarseLevel, FineLevel, fine_levels
 from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
 from otreg.registration.strain import folded_share
 from otreg.surface import FloatArray, Landmarks
@@ -36,7 +36,10 @@ CLEARLY_BETTER = 0.01
 MOST_CONTINUED = 3
 """Flows, at most, that take the place of the coarse spline one after the other."""
 
-REFINING_ITERATIONS = 8
+MOST_CONTROL_POINTS = 36
+"""Control points of a fine level, at most, for each of the coarse one."""
+
+REFINING_ITERATIONS = 6
 
 LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
@@ -57,7 +60,8 @@ class Pipeline(Stages):
                 self._flow_in_place()
                 self._refine_by_attachment()
             self._refine_samples()
-            for level in FINE:
+            self.levels = fine_levels(preset, self.vertices)
+            for level in self.levels:
                 self._fine(level, preset == "diffeo")
 
     def _rigid(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
@@ -206,7 +210,7 @@ class Pipeline(Stages):
 
     def _fine(self, level: FineLevel, flows: bool) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
-        most = 12 * self.settings.control_points
+        most = MOST_CONTROL_POINTS * self.settings.control_points
         fit = FineFit(self.x, self.area, level, most, self.settings.fine_stiffness)
         name = f"{'flow' if flows else 'spline'} {level.width * self.length:.3g}"
         noise = self.settings.fine_stiffness

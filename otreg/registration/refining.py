@@ -19,7 +19,7 @@ WIDTHS = (0.16, 0.08, 0.04)
 ATTACHMENT_WIDTH = 0.02
 """Of the varifold's kernel: the misfit that matches leave is well within it."""
 
-SURFELS = 1500
+SURFELS = 1000
 CONTROL_POINTS = 250
 STEPS = 3
 ENERGY_WEIGHT = 1e-3

@@ -13,13 +13,13 @@ from otreg.registration.fitting import Residuals, carried
 from otreg.registration.matching import Match, match
 from otreg.registration.progress import Progress
 from otreg.registration.sampling import Samples, deformed, sample_shape
-from otreg.registration.settings import COARSE, FINE, Settings
+from otreg.registration.settings import COARSE, CoarseLevel, FineLevel, Settings
 from otreg.registration.strain import deformation_energy
 from otreg.surface import FloatArray, Landmarks, Surface
 
 SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
 
-VERTICES_PER_POINT = 20
+VERTICES_PER_POINT = 5
 HELD_BACK = 4000
 UNMATCHED = 0.1
 """Share of its mass below which a point has found no partner."""
@@ -83,12 +83,14 @@ class Stages:
         self.stages: list[dict[str, Any]] = []
         self.fitted: FittedSpline | None = None
         self.interrupted = False
+        self.levels: tuple[FineLevel, ...] = ()
         pair = () if landmarks is None else landmarks
         self.marks = [(points.points - self.centre) / self.length for points in pair] or [
             np.zeros((0, 3))
         ] * 2
         # finer meshes have more to show, and their users more patience
-        finest = max(len(moving), len(fixed)) // VERTICES_PER_POINT
+        self.vertices = min(len(moving), len(fixed))
+        finest = self.vertices // VERTICES_PER_POINT
         self.points = min(max(finest, settings.points), 2 * settings.points)
         self.x = self._with_marks(self._sample_moving(self.points, seed + 1), self.marks[0])
         self.y = sample_shape(self.fixed, self.points, seed + 2)
@@ -218,7 +220,8 @@ class Stages:
 
     def absolute(self) -> dict[str, Any]:
         """The lengths behind the relative settings, in the unit of the files."""
-        levels = [dataclasses.asdict(level) for level in (COARSE, *FINE)]
+        used: list[CoarseLevel | FineLevel] = [COARSE, *self.levels]
+        levels = [dataclasses.asdict(level) for level in used]
         for level in levels:
             for name, value in level.items():
                 if name not in ("steps", "blur_variance"):

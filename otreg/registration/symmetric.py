@@ -18,11 +18,12 @@ from otreg.registration.pipeline import (
     CLEARLY_BETTER,
     FINE_TANGENTIAL,
     LEAST_GAIN,
+    MOST_CONTROL_POINTS,
     MOST_FOLDED,
     Pipeline,
 )
 from otreg.registration.sampling import Samples, deformed, sample_shape
-from otreg.registration.settings import COARSE, FINE, FineLevel
+from otreg.registration.settings import COARSE, FineLevel, fine_levels
 from otreg.registration.stages import in_units
 from otreg.registration.strain import folded_share
 from otreg.surface import FloatArray, Landmarks, Surface
@@ -72,7 +73,8 @@ class SymmetricPipeline(Pipeline):
         self.y = self._with_marks(self.y, self.marks[1])
         self._coarse_both()
         self._refine_both()
-        for level in FINE:
+        self.levels = fine_levels(preset, self.vertices)
+        for level in self.levels:
             self._fine_both(level)
 
     def transform(self) -> Deformation:
@@ -134,7 +136,7 @@ class SymmetricPipeline(Pipeline):
 
     def _fine_both(self, level: FineLevel) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
-        most, stiffness = 12 * self.settings.control_points, self.settings.fine_stiffness
+        most, stiffness = MOST_CONTROL_POINTS * self.settings.control_points, self.settings.fine_stiffness
         fits: list[CoarseFit | FineFit] = [
             FineFit(shape, self.area, level, most, stiffness) for shape in (self.x, self.y)
         ]

@@ -67,7 +67,7 @@ def test_a_run_holds_its_files_and_comes_close_to_the_truth(run: Path) -> None:
     np.testing.assert_array_equal(moved.triangles, triangles)
     assert np.linalg.norm(moved.points - smooth_map(points), axis=1).mean() < 4.0
     np.testing.assert_allclose(moved.point_data["displacement"], moved.points - points, atol=1e-3)
-    assert tomllib.loads((run / "config.toml").read_text())["preset"] == "spline"
+    assert tomllib.loads((run / "config.toml").read_text())["preset"] == "diffeo"
 
 
 def test_the_same_configuration_gives_the_same_result(run: Path, folder: Path) -> None:
@@ -121,7 +121,7 @@ def test_info_of_runs_and_transforms(run: Path) -> None:
     assert "before" in text and "after" in text
     assert "moving.ply (642 points)" in text and "fixed.ply (" in text
     assert json.loads(succeed("info", run, "--json")) == json.loads((run / "report.json").read_text())
-    assert "spline" in succeed("info", run / "transform.h5").lower()
+    assert "diffeomorphism" in succeed("info", run / "transform.h5").lower()
     assert json.loads(succeed("info", run / "transform.h5", "--json"))
 
 
