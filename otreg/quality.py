@@ -26,8 +26,8 @@ DEGENERATE_AREA = 1e-12
 """A triangle is degenerate when its area is below this share of the squared diameter of its surface."""
 
 _MARGIN = 0.1  # of the diameter, on every side of the box
-_GRID_POINTS = 3000
-_MOST_INVERTED = 1000
+_GRID_POINTS = 2000
+_MOST_INVERTED = 500
 _MOST_VERTICES = 100_000  # vertices looked at for the largest distance; more are drawn from
 
 
@@ -100,7 +100,7 @@ def evaluate(
         ``log_jacobian_around``
             The same on a regular grid over the box around moving, a tenth of its diameter larger on every side.
         ``inverse_error``
-            ``mean``, ``max`` of the distance from φ⁻¹(φ(x)) to x, at up to 1,000 vertices of moving. None without both
+            ``mean``, ``max`` of the distance from φ⁻¹(φ(x)) to x, at up to 500 vertices of moving. None without both
             arguments, or where the map has no inverse.
         ``unit``
             None: files do not say.
@@ -363,7 +363,7 @@ def _best_rotation(source: FloatArray, target: FloatArray) -> FloatArray:
 
 
 def _grid_around(surface: Surface) -> FloatArray:
-    """About 3,000 points of a regular grid over the enlarged box around a surface, (G, 3)."""
+    """About 2,000 points of a regular grid over the enlarged box around a surface, (G, 3)."""
     low, high = surface.bounds
     low, high = low - _MARGIN * surface.diameter, high + _MARGIN * surface.diameter
     spacing = float(np.prod(high - low) / _GRID_POINTS) ** (1.0 / 3.0)

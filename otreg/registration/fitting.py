@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from otreg.deformations import Spline
+from otreg.deformations import Diffeomorphism, Spline
+from otreg.flows.shooting import carry_with_jacobian
 from otreg.reductions.radial import wendland_profile
 from otreg.registration.matching import Match, meeting_normals
 from otreg.registration.sampling import Samples, deformed, farthest_points, thinned
@@ -304,7 +305,15 @@ class FineFit:
 
 
 def carried(transform: Any, samples: Samples) -> Samples:
-    """Samples under a map, their normals by the inverse transpose of its Jacobian."""
+    """Samples under a map, their normals by the inverse transpose of its Jacobian.
+
+    A flow carries them in single precision, which is far below their spacing and takes half the time.
+    """
+    if isinstance(transform, Diffeomorphism):
+        points = torch.from_numpy(samples.points).float()
+        with torch.no_grad():
+            found = carry_with_jacobian(points, transform.path().to(points))
+        return deformed(samples, *(part.double().numpy() for part in found))
     if not samples.normals.any():
         return deformed(samples, transform.map(samples.points), np.eye(3))
     return deformed(samples, *transform.map_with_jacobian(samples.points))

@@ -7,7 +7,7 @@ import torch
 from otreg.deformations import Diffeomorphism, Spline
 from otreg.reductions.mixed import MixedKernel
 
-INTERVALS = 6
+INTERVALS = 4
 """Intervals of time with constant momenta, each one midpoint step."""
 
 METHOD = "midpoint"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from otreg.attachments import MMD, Attachment, Varifold
@@ -59,7 +60,8 @@ def refined(
 
     Minimises ``A(φ_p(moving)) + λ H(p)`` over the momenta p at control points, from p = 0: A is the unoriented varifold
     attachment between surfels (points alone: the kernel mean discrepancy), H the energy of the flow. Gradients pass
-    through the integrator (:func:`otreg.flows.shoot`) exactly; L-BFGS with a strong Wolfe line search.
+    through the integrator (:func:`otreg.flows.shoot`) exactly; L-BFGS (Byrd et al. 1995, SIAM J. Sci.
+    Comput. 16, with Moré and Thuente's line search).
 
     Parameters
     ----------
@@ -90,29 +92,32 @@ def refined(
         attachment = MMD(target.points, width=ATTACHMENT_WIDTH)
     start = torch.from_numpy(points)
     controls = torch.from_numpy(few.points[farthest_points(few.points, CONTROL_POINTS)])
-    unknown = torch.zeros_like(controls, requires_grad=True)
 
     def flow(momenta: Tensor) -> Diffeomorphism:
         return Diffeomorphism(controls, SCALE * momenta, WIDTHS, steps=STEPS, method="midpoint", memory="all")
 
-    best, least = torch.zeros_like(controls), float("inf")
-    optimiser = torch.optim.LBFGS(
-        [unknown], max_iter=iterations, max_eval=iterations + 4, history_size=6, line_search_fn="strong_wolfe"
-    )
+    best, least = np.zeros(controls.numel()), float("inf")
 
-    def closure() -> Tensor:
+    def value_and_gradient(numbers: FloatArray) -> tuple[float, FloatArray]:
         nonlocal best, least
-        optimiser.zero_grad()
+        unknown = torch.from_numpy(numbers).reshape(controls.shape).requires_grad_()
         current = flow(unknown)
-        moved = current.map(start).float()
-        misfit = attachment(moved, moved_triangles).double()
+        misfit = attachment(current.map(start).float(), moved_triangles).double()
         loss = (misfit + ENERGY_WEIGHT * current.energy()) / SCALE**2
-        loss.backward()
-        if float(loss.detach()) < least:
-            best, least = unknown.detach().clone(), float(loss.detach())
+        (gradient,) = torch.autograd.grad(loss, unknown)
+        value = float(loss.detach())
+        if value < least:
+            best, least = numbers.copy(), value
         told(float(misfit.detach().clamp_min(0.0).sqrt()))
-        return loss
+        return value, gradient.numpy().ravel()
 
     with torch.enable_grad():
-        optimiser.step(closure)
-    return flow(best)
+        # SciPy's: torch.optim loads torch's compiler first, which takes three seconds
+        minimize(
+            value_and_gradient,
+            best,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations, "maxfun": iterations + 4, "maxcor": 6},
+        )
+    return flow(torch.from_numpy(best).reshape(controls.shape))

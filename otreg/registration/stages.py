@@ -117,10 +117,19 @@ class Stages:
         """More points on both shapes for the fine levels, never fewer than the coarse ones had."""
         count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
         samples = self._with_marks(self._sample_moving(count, self.seed + 5), self.marks[0])
-        there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
-        moved = carried(self.transform(), there)
-        self.x = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
+        self.x = self._carried(self.parts, samples)
         self.y = sample_shape(self.fixed, count, self.seed + 6)
+
+    def _carried(self, parts: list[Deformation], samples: Samples) -> Samples:
+        """Samples of our units under maps in the unit of the files, one after the other."""
+        for part in parts:
+            if isinstance(part, Diffeomorphism):
+                samples = carried(in_units(part, 1.0 / self.length, -self.centre / self.length), samples)
+            else:
+                there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
+                moved = carried(part, there)
+                samples = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
+        return samples
 
     def _match(self, x: Samples, blur: float) -> Match:
         """Match samples of MOVING to those of FIXED."""

@@ -127,13 +127,6 @@ class SymmetricPipeline(Pipeline):
         fixed = self._with_marks(sample_shape(self.fixed, count, self.seed + 6), self.marks[1])
         self.x, self.y = self._carried(self.parts, moving), self._carried(self.back, fixed)
 
-    def _carried(self, parts: list[Deformation], samples: Samples) -> Samples:
-        if not parts:
-            return samples
-        there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
-        moved = carried(Composite(parts), there)
-        return Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
-
     def _fine_both(self, level: FineLevel) -> None:
         blurs = np.geomspace(level.first_blur, level.last_blur, level.steps)
         most, stiffness = MOST_CONTROL_POINTS * self.settings.control_points, self.settings.fine_stiffness
