@@ -87,7 +87,7 @@ def test_nests_are_given_back() -> None:
     assert found.left.tolist() == [3, 3] and found.right["b"][0].tolist() == [8, 8, 8]
 
 
-@pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+@pytest.mark.parametrize("checkpoints", CHECKPOINTS)
 @pytest.mark.parametrize("length", [1, 2, 9, 17])
 def test_equals_plain_autograd_and_runs_as_announced(length: int, checkpoints: Any) -> None:
     runs: list[int] = []
@@ -118,7 +118,7 @@ def test_any_length_and_budget(length: int, checkpoints: Any) -> None:
     assert len(runs) == body_evaluations(length, checkpoints)
 
 
-@pytest.mark.parametrize("checkpoints", ["sqrt", 2, Snapshots(2)], ids=str)
+@pytest.mark.parametrize("checkpoints", ["sqrt", 2, Snapshots(2)])
 def test_twice_differentiable(checkpoints: Any) -> None:
     weights, entries = numbers(2, 2, seed=5), numbers(5, 2, seed=6)
 
@@ -133,7 +133,7 @@ def test_twice_differentiable(checkpoints: Any) -> None:
     assert torch.autograd.gradgradcheck(loop, arguments)
 
 
-@pytest.mark.parametrize("checkpoints", ["sqrt", Snapshots(3)], ids=str)
+@pytest.mark.parametrize("checkpoints", ["sqrt", Snapshots(3)])
 def test_the_graph_may_be_used_again(checkpoints: Any) -> None:
     weight, runs = numbers(3), []
 
@@ -291,7 +291,7 @@ class TestWhatCannotBeRunAgain:
         with pytest.raises(ReplayError, match=r"of shape \(3,\) .* and of \(\)"):
             last.sum().backward()
 
-    @pytest.mark.parametrize("checkpoints", [3, Snapshots(2)], ids=str)
+    @pytest.mark.parametrize("checkpoints", [3, Snapshots(2)])
     def test_a_parameter_changed_meanwhile(self, checkpoints: Any) -> None:
         weight = numbers(3)
         last = scan(
@@ -370,7 +370,6 @@ class TestErrors:
             ({"step": lambda x, *u: None}, "what step returns must be .* got NoneType"),
             ({"step": lambda x, *u: (x, 1.0)}, "what step returns must be .* got float"),
         ],
-        ids=str,
     )
     def test_bad_arguments(self, arguments: dict[str, Any], message: str) -> None:
         given = {"step": lambda x, *u: x, "state": torch.ones(2), "length": 4, **arguments}

@@ -17,7 +17,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+@pytest.mark.parametrize("checkpoints", CHECKPOINTS)
 class TestRandomNumbers:
     def test_dropout_agrees_and_the_global_state_is_as_after_a_plain_loop(self, checkpoints: Any) -> None:
         weight = numbers(8).requires_grad_()
@@ -72,7 +72,7 @@ class TestRandomNumbers:
         assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+@pytest.mark.parametrize("checkpoints", CHECKPOINTS)
 class TestTransforms:
     def test_derivatives_of_torch_func(self, checkpoints: Any) -> None:
         weight, start = numbers(3), numbers(3, seed=1)
@@ -126,7 +126,7 @@ class TestTransforms:
         assert all(parameter.grad is None for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+@pytest.mark.parametrize("checkpoints", CHECKPOINTS)
 def test_autocast_is_entered_again(checkpoints: Any) -> None:
     linear = torch.nn.Linear(8, 8)
     torch.nn.init.normal_(linear.weight, generator=torch.Generator().manual_seed(1))
@@ -179,7 +179,7 @@ class TestWithoutGradients:
         assert modes == [False] * 5
         assert torch.is_grad_enabled()
 
-    @pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+    @pytest.mark.parametrize("checkpoints", CHECKPOINTS)
     def test_nothing_requires_any(self, checkpoints: Any) -> None:
         runs: list[int] = []
 
@@ -196,7 +196,7 @@ class TestWithoutGradients:
             start = torch.ones(3).double()
         assert scan(lambda x: x + 1, start, length=3).tolist() == [4.0] * 3
 
-    @pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+    @pytest.mark.parametrize("checkpoints", CHECKPOINTS)
     def test_gradients_that_begin_in_the_middle(self, checkpoints: Any) -> None:
         """Steps before the first that needs a gradient are not run again from the start of the loop."""
         weight, runs = numbers(3).requires_grad_(), []
@@ -226,7 +226,7 @@ def test_states_offloaded() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("checkpoints", CHECKPOINTS, ids=str)
+@pytest.mark.parametrize("checkpoints", CHECKPOINTS)
 def test_on_a_gpu(checkpoints: Any) -> None:
     """Gradients, dropout and offloaded states on CUDA, and the memory that is saved."""
     weight = numbers(1_000_000).float().cuda().requires_grad_()

@@ -150,7 +150,7 @@ def test_gradients_of_plain_autograd(steps: int, method: str, memory: Any, traje
     assert len(calls) == plain // steps * body_evaluations(steps, memory)
 
 
-@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+@pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_twice_differentiable(method: str, memory: Any) -> None:
     def flow(rate: Tensor, start: Tensor) -> Tensor:
@@ -259,7 +259,6 @@ class TestBadInput:
             ({"field": lambda t, x: x[:1]}, r"a derivative of shape \(2,\) .* got \(1,\)"),
             ({"field": lambda t, x: x.double()}, r"and torch\.float32 for .* torch\.float64"),
         ],
-        ids=str,
     )
     def test_named(self, arguments: dict[str, Any], message: str) -> None:
         given: dict[str, Any] = {"field": lambda t, x: x, "state": torch.ones(2), **arguments}

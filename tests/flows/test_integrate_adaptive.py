@@ -65,7 +65,7 @@ def test_backwards_in_time() -> None:
     assert times == sorted(times, reverse=True)
 
 
-@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+@pytest.mark.parametrize("memory", MEMORIES)
 class TestGradients:
     def test_closed_form(self, memory: Any) -> None:
         """x' = k x: dx/dk = t x, dx/dx0 = e^{kt}."""
@@ -174,7 +174,6 @@ class TestGivingUp:
             ({"state": torch.ones(2, dtype=torch.int32)}, "state must be made of floating-point"),
             ({"field": lambda t, x: x[:1]}, "field must return a derivative of shape"),
         ],
-        ids=str,
     )
     def test_bad_input(self, arguments: dict[str, Any], message: str) -> None:
         given: dict[str, Any] = {"field": lambda t, x: x, "state": torch.ones(2), **arguments}
