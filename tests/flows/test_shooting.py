@@ -349,8 +349,8 @@ def test_memory_of_the_backward_pass_grows_as_the_root_of_the_steps() -> None:
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=ROOT)
     few, many = (float(megabytes) for megabytes in run.stdout.split())
     print(few, many)
-    assert many < 80, (few, many)
-    assert many < few + 50, (few, many)
+    assert many < 100, (few, many)
+    assert many < few + 80, (few, many)
 
 
 @pytest.mark.parametrize(
