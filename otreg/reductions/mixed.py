@@ -29,6 +29,9 @@ _MOST_SQUARINGS = 6  # seven multiplications cost as much as an exponential, and
 _FEW = 64
 """Centres up to which a search for the near ones is not worth its while."""
 
+_EXTENT_TO_WIDTH = 100.0
+"""Extent of few centres, in widths, up to which sums over all of them keep the digits of squared distances."""
+
 _FULL_CELL = 1000
 """Pairs per cell from which products of matrices, cell by cell, are quicker than pair by pair."""
 
@@ -126,12 +129,17 @@ class MixedKernel:
         return totals
 
     def _is_dense(self, centres: Tensor) -> bool:
-        """Whether all pairs are summed: most of them matter, or they are so few that a search costs more."""
-        if self.kernel == "gaussian" or len(centres) <= _FEW:
+        """Whether all pairs are summed: most of them matter, or they are so few that a search costs more.
+
+        Widths far below the extent are left to the search: what all pairs lose of the squared distance by rounding
+        is a share of the extent, which a narrow compact kernel would feel.
+        """
+        if self.kernel == "gaussian":
             return True
         box = centres.detach()
         extent = float((box.amax(dim=0) - box.amin(dim=0)).max())
-        return bool(2.0 * min(self.widths) >= extent)
+        reach = _EXTENT_TO_WIDTH if len(centres) <= _FEW else 2.0
+        return bool(reach * min(self.widths) >= extent)
 
     def _near(self, points: Tensor, centres: Tensor) -> Near:
         """Pairs that may lie within the width of each other."""

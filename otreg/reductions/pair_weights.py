@@ -70,26 +70,42 @@ def weight_blocks(
     Block
         Its weights are overwritten by the next.
     """
-    squares_x, squares_y = (x * x).sum(dim=1, keepdim=True), (y * y).sum(dim=1, keepdim=True)
-    left = torch.cat([x, squares_x, torch.ones_like(squares_x)], dim=1)
-    right = torch.cat([-2.0 * y, torch.ones_like(squares_y), squares_y], dim=1) * recipe[0].exponent
-    every = right.T.contiguous()
+    scale = recipe[0].exponent
+    every = None if near is not None else (_left(x), _right(y, scale))
     at_once = PAIRS_PER_THREAD * torch.get_num_threads() if x.device.type == "cpu" else PAIRS_ELSEWHERE
     fill, spare = (_fill_gaussian, 1) if recipe[0].kernel == "gaussian" else (_fill_wendland, 4)
     different = sorted(set(orders))
     arrays: list[Tensor] = []
     size = 0
     for rows, columns in _runs(len(x), len(y), near, at_once):
-        some = every if columns is None else right.index_select(0, columns).T
-        shape = (rows.stop - rows.start, some.shape[1])
+        if every is not None:
+            left, right = every[0][rows], every[1]
+        else:
+            # a cell is small: seen from its middle, squared distances keep the digits that a narrow kernel asks for
+            some = y[columns]
+            middle = some.mean(dim=0)
+            left, right = _left(x[rows] - middle), _right(some - middle, scale)
+        shape = (rows.stop - rows.start, right.shape[1])
         if shape[0] * shape[1] > size:
             size = max(shape[0] * shape[1], 0 if near is None else at_once)
             arrays = [x.new_empty(size) for _ in range(1 + spare + len(different))]
         scaled, *others = (array[: shape[0] * shape[1]].view(shape) for array in arrays)
-        torch.mm(left[rows], some, out=scaled)
+        torch.mm(left, right, out=scaled)
         weights = dict(zip(different, others[spare:], strict=True))
         fill(recipe, scaled, others[:spare], weights)
         yield Block(rows, columns, weights)
+
+
+def _left(x: Tensor) -> Tensor:
+    """What of ``|x - y|²`` belongs to x, (N, 5): its product with :func:`_right` is the squared distance, scaled."""
+    squares = (x * x).sum(dim=1, keepdim=True)
+    return torch.cat([x, squares, torch.ones_like(squares)], dim=1)
+
+
+def _right(y: Tensor, scale: float) -> Tensor:
+    """What belongs to y, (5, M)."""
+    squares = (y * y).sum(dim=1, keepdim=True)
+    return (torch.cat([-2.0 * y, torch.ones_like(squares), squares], dim=1) * scale).T.contiguous()
 
 
 def _runs(count: int, others: int, near: Near | None, at_once: int) -> Iterator[tuple[slice, Tensor | None]]:

@@ -27,7 +27,7 @@ def large(rng: np.random.Generator, size: float, steps: int = 10, **settings: ob
     return Diffeomorphism(rng.normal(size=(25, 3)), momenta, (1.2, 0.6), steps=steps, **settings)  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(deadline=None, max_examples=15)
 @given(seeds, st.sampled_from([0.1, 0.3, 0.5]))
 def test_large_deformations_do_not_fold(seed: int, size: float) -> None:
     """det J > 0 everywhere, and the inverse is one, at the default settings."""
@@ -41,7 +41,7 @@ def test_large_deformations_do_not_fold(seed: int, size: float) -> None:
     # before any correction: 0.1% of the size is what is asked for
     tensor = torch.from_numpy(moved)
     back = carry(tensor, flow.path(), backward=True).numpy()
-    assert np.abs(back - x).max() < 1e-3 * flow.extent
+    assert np.abs(back - x).max() < (2e-5 if size < 0.5 else 1e-3) * flow.extent
 
 
 def test_a_spline_of_the_same_momenta_would_fold() -> None:
