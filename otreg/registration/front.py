@@ -14,7 +14,7 @@ from otreg.registration.pipeline import AFFINE_BLURS, Pipeline
 from otreg.registration.progress import Interrupted, Progress
 from otreg.registration.report import finish
 from otreg.registration.result import Registration
-from otreg.registration.settings import COARSE, PRESETS, Settings, fine_levels
+from otreg.registration.settings import COARSE, FINE, PRESETS, Settings
 from otreg.registration.symmetric import SymmetricPipeline, in_order
 from otreg.surface import Landmarks, Surface
 
@@ -42,8 +42,8 @@ def register(
     moving, fixed : Surface
         Meshes or point clouds, in the same unit, at any pose.
     preset : {"rigid", "similarity", "affine", "spline", "diffeo"}
-        How freely ``moving`` may deform. ``spline`` is the quicker of the two last, ``diffeo`` the closer, and a flow,
-        which cannot fold.
+        How freely ``moving`` may deform. ``spline`` adds one displacement to each point, ``diffeo`` is a flow, which
+        cannot fold; it takes longer.
     landmarks : pair of Landmarks, optional
         Corresponding points. Three or more give the rigid start; all of them guide the affine map, the spline and the
         flow, which come as close as ``settings.landmark_error`` says. Their error is reported.
@@ -81,7 +81,7 @@ def register(
     if symmetric and preset != "diffeo":
         raise InputError(f"symmetric needs the preset diffeo, got {preset!r}")
     check_pair(moving, fixed, preset, landmarks)
-    fine = sum(level.steps for level in fine_levels(preset, min(len(moving), len(fixed))))
+    fine = sum(level.steps for level in FINE)
     total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
     if symmetric:
         total += 2 * COARSE.steps + fine

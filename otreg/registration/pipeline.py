@@ -11,8 +11,8 @@ from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, Spline
 from otreg.registration.flowing import lifted
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.refining import refined
-from otreg.registration.sampling import Samples, deformed
-from otreg.registration.settings import COARSE, CoarseLevel, FineLevel, fine_levels
+from otreg.registration.sampling import deformed
+from otreg.registration.settings import COARSE, FINE, FineLevel
 from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
 from otreg.registration.strain import folded_share
 from otreg.surface import FloatArray, Landmarks
@@ -33,10 +33,10 @@ ACROSS = 0.02
 CLEARLY_BETTER = 0.01
 """Share by which they must bring held-back points closer, to be preferred."""
 
-MOST_CONTINUED = 3
-"""Flows, at most, that take the place of the coarse spline one after the other."""
+MOST_CONTINUED = 2
+"""Times that a coarse spline goes on from the flow that took the place of one that had to stop."""
 
-MOST_CONTROL_POINTS = 36
+MOST_CONTROL_POINTS = 12
 """Control points of a fine level, at most, for each of the coarse one."""
 
 REFINING_ITERATIONS = 6
@@ -60,8 +60,7 @@ class Pipeline(Stages):
                 self._flow_in_place()
                 self._refine_by_attachment()
             self._refine_samples()
-            self.levels = fine_levels(preset, self.vertices)
-            for level in self.levels:
+            for level in FINE:
                 self._fine(level, preset == "diffeo")
 
     def _rigid(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
@@ -69,9 +68,7 @@ class Pipeline(Stages):
         if landmarks is not None and len(landmarks[0]) >= 3:
             pose = procrustes(self.marks[0], self.marks[1], np.ones(len(self.marks[0])), scaled)
         else:
-            shape = Samples(
-                *(part[: self.points] for part in (self.x.points, self.x.normals, self.x.weights))
-            )
+            shape = self.x.but_last(len(self.marks[0]))
             # the size of a part says nothing about that of the whole
             free = scaled and (preset == "similarity" or not self.partial)
             pose = find_pose(shape, self.y, free, self.settings.starts, self.partial)
@@ -148,7 +145,7 @@ class Pipeline(Stages):
             self._note("choice of residuals", True, across=better, held_back=scores)
 
     def _coarse_spline(self, along: float | None = None) -> None:
-        self._coarse_level("spline", self._coarse_blurs(), COARSE, along)
+        self._coarse_level("spline", self._coarse_blurs(), along)
 
     def _coarse_blurs(self) -> FloatArray:
         """Matching starts at the scale of the misfit that the rigid start left."""
@@ -160,21 +157,17 @@ class Pipeline(Stages):
         first = max(COARSE.first_blur, FIRST_BLUR_TO_MISFIT * misfit)
         return np.asarray(np.geomspace(first, COARSE.last_blur, COARSE.steps))
 
-    def _coarse_level(
-        self, name: str, blurs: FloatArray, level: CoarseLevel, along: float | None, flows: bool = False
-    ) -> None:
+    def _coarse_level(self, name: str, blurs: FloatArray, along: float | None) -> None:
         settings = self.settings
-        fit = CoarseFit(self.x, level, settings.control_points, settings.strain, settings.independent_points)
-        trust, noise = Trust(settings.tangential_weight), 1.0 / settings.independent_points
-        self._level(
-            name, fit, blurs, level.blur_variance, noise, trust if along is None else along, flows=flows
-        )
+        fit = CoarseFit(self.x, COARSE, settings.control_points, settings.strain, settings.independent_points)
+        tangential = Trust(settings.tangential_weight) if along is None else along
+        self._level(name, fit, blurs, COARSE.blur_variance, 1.0 / settings.independent_points, tangential)
         if self.fitted is not None:
             self.fitted = self.fitted._replace(along=along)
 
     def _flow_in_place(self) -> None:
         """Take a flow for the coarse spline; where that had to stop before it folded, more flows go on from there."""
-        for _ in range(MOST_CONTINUED):
+        for continued in range(1 + MOST_CONTINUED):
             fitted = self.fitted
             if fitted is None:
                 return
@@ -188,16 +181,13 @@ class Pipeline(Stages):
                 "held_back_after": self.score * self.length,
             }
             self._note("flow", True, energy=float(flow.energy()), **distances)
-            if not len(fitted.blurs_left):
-                return
-            self._coarse_level("flow goes on", fitted.blurs_left, COARSE, fitted.along)
+            if continued < MOST_CONTINUED and len(fitted.blurs_left):
+                self._coarse_level("flow goes on", fitted.blurs_left, fitted.along)
 
     def _refine_by_attachment(self) -> None:
         """A flow down the gradient of the attachment, which sees how far surfaces are apart and no matches."""
-        count = len(self.x.points) - len(self.marks[0])
-        shape = Samples(*(part[:count] for part in (self.x.points, self.x.normals, self.x.weights)))
         flow = refined(
-            shape,
+            self.x.but_last(len(self.marks[0])),
             self.y,
             self.area,
             REFINING_ITERATIONS,
@@ -205,7 +195,8 @@ class Pipeline(Stages):
         )
         held = carried(flow, self.held_x)
         part = in_units(flow, self.length, self.centre)
-        if self._accept("flow by attachment", held, part, LEAST_GAIN, energy=float(flow.energy())):
+        energy = float(flow.energy())
+        if self._accept("flow by attachment", held, part, LEAST_GAIN, energy=energy, trial=True):
             self.x = carried(flow, self.x)
 
     def _fine(self, level: FineLevel, flows: bool) -> None:

@@ -6,25 +6,23 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from otreg.attachments import MMD, Attachment, Varifold
 from otreg.deformations import Diffeomorphism
+from otreg.registration.pose import subset
 from otreg.registration.sampling import Samples, farthest_points
 from otreg.surface import FloatArray, IntArray
 
 WIDTHS = (0.16, 0.08, 0.04)
 """Of the kernel of the velocity; each half of the one before."""
 
-ATTACHMENT_WIDTH = 0.02
-"""Of the varifold's kernel: the misfit that matches leave is well within it."""
-
 SURFELS = 1000
 CONTROL_POINTS = 250
 STEPS = 3
-ENERGY_WEIGHT = 1e-3
-"""Of the energy of the flow beside the attachment, both in squared lengths."""
+ENERGY_WEIGHT = 0.03
+"""Of the energy of the flow beside the attachment, both in squared lengths: with less, a flow follows the noise between
+two samplings, which on real shapes is most of the misfit that matches leave."""
 
 SCALE = 1e-3
 """Unit of the momenta for the optimiser: its first step is of this order."""
@@ -44,13 +42,6 @@ def surfels(samples: Samples) -> tuple[FloatArray, IntArray]:
         for angle in (0.0, 2.0 * np.pi / 3.0, 4.0 * np.pi / 3.0)
     ]
     return np.stack(corners, axis=1).reshape(-1, 3), np.arange(3 * len(normals)).reshape(-1, 3)
-
-
-def thin(samples: Samples, count: int) -> Samples:
-    """Some of the samples, evenly spread, with the whole weight between them."""
-    chosen = farthest_points(samples.points, count)
-    weights = samples.weights[chosen]
-    return Samples(samples.points[chosen], samples.normals[chosen], weights / weights.sum())
 
 
 def refined(
@@ -79,17 +70,17 @@ def refined(
     Diffeomorphism
         By geodesic shooting; of momenta zero where nothing got better.
     """
-    few, target = thin(moving, SURFELS), thin(fixed, 2 * SURFELS)
+    few, target = subset(moving, SURFELS), subset(fixed, 2 * SURFELS)
     oriented = bool(few.normals.any()) and bool(target.normals.any())
     attachment: Attachment
     if oriented:
         scaled = [Samples(part.points, part.normals, part.weights * area) for part in (few, target)]
         (points, triangles), there = surfels(scaled[0]), surfels(scaled[1])
-        attachment = Varifold(there, width=ATTACHMENT_WIDTH)
+        attachment = Varifold(there)
         moved_triangles = torch.from_numpy(triangles)
     else:
         points, moved_triangles = few.points, None
-        attachment = MMD(target.points, width=ATTACHMENT_WIDTH)
+        attachment = MMD(target.points)
     start = torch.from_numpy(points)
     controls = torch.from_numpy(few.points[farthest_points(few.points, CONTROL_POINTS)])
 
@@ -111,8 +102,10 @@ def refined(
         told(float(misfit.detach().clamp_min(0.0).sqrt()))
         return value, gradient.numpy().ravel()
 
+    # SciPy's: torch.optim loads torch's compiler first, which takes three seconds
+    from scipy.optimize import minimize
+
     with torch.enable_grad():
-        # SciPy's: torch.optim loads torch's compiler first, which takes three seconds
         minimize(
             value_and_gradient,
             best,

@@ -48,9 +48,9 @@ def finish(
     judged = [_of_the_part(quality) if report["partial"] else quality for quality in (after, before)]
     reasons = gate(judged[0], judged[1], diameter=fixed.diameter)
     warnings = [
-        f"the stage {stage['stage']} made held-back points worse and was dropped"
+        f"the stage {stage['stage']} brought held-back points no closer and was dropped"
         for stage in report["stages"]
-        if not stage["kept"]
+        if not stage["kept"] and not stage.get("trial")
     ]
     if report["interrupted"]:
         warnings.append("stopped early: this is the best map so far")

@@ -19,6 +19,11 @@ class Samples:
     normals: FloatArray
     weights: FloatArray
 
+    def but_last(self, count: int) -> Samples:
+        """All but the last ``count`` of them."""
+        kept = slice(len(self.points) - count)
+        return Samples(self.points[kept], self.normals[kept], self.weights[kept])
+
     def features(self, normal_weight: float) -> FloatArray:
         """Positions and weighted normals side by side, (n, 6): the space in which matches are made."""
         return np.concatenate([self.points, normal_weight * self.normals], axis=1)

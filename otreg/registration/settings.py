@@ -19,11 +19,11 @@ class Settings:
     ----------
     points : int
         Points sampled on each shape for the coarse matches; all pairs of them are streamed while blurs are wide.
-        Shapes that both have more than 5 vertices for each of them get more, at most twice as many.
+        Meshes of more than 20 vertices for each of them get more, at most twice as many.
     fine_points : int
         Most points on each shape for the fine matches, which look at near pairs only.
     control_points : int
-        Control points of the coarse spline; a fine one has at most 36 times as many.
+        Control points of the coarse spline; a fine one has at most twelve times as many.
     starts : int
         Orientations tried for the rigid start, besides those of the principal axes.
     normal_weight : float
@@ -113,13 +113,3 @@ FINE = (
     FineLevel(0.12, 0.030, 0.006, 0.004),
     FineLevel(0.06, 0.015, 0.004, 0.0025),
 )
-FINEST = FineLevel(0.03, 0.0075, 0.0025, 0.0015)
-"""One more level of the preset diffeo, for meshes that have the detail."""
-
-FINEST_VERTICES = 20_000
-"""Vertices of the coarser shape from which that is so."""
-
-
-def fine_levels(preset: str, vertices: int) -> tuple[FineLevel, ...]:
-    """The fine levels of a preset, given the number of vertices of the coarser shape."""
-    return (*FINE, FINEST) if preset == "diffeo" and vertices >= FINEST_VERTICES else FINE

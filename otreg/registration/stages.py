@@ -13,13 +13,13 @@ from otreg.registration.fitting import Residuals, carried
 from otreg.registration.matching import Match, match
 from otreg.registration.progress import Progress
 from otreg.registration.sampling import Samples, deformed, sample_shape
-from otreg.registration.settings import COARSE, CoarseLevel, FineLevel, Settings
+from otreg.registration.settings import COARSE, FINE, Settings
 from otreg.registration.strain import deformation_energy
 from otreg.surface import FloatArray, Landmarks, Surface
 
 SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
 
-VERTICES_PER_POINT = 5
+VERTICES_PER_POINT = 20
 HELD_BACK = 4000
 UNMATCHED = 0.1
 """Share of its mass below which a point has found no partner."""
@@ -83,14 +83,12 @@ class Stages:
         self.stages: list[dict[str, Any]] = []
         self.fitted: FittedSpline | None = None
         self.interrupted = False
-        self.levels: tuple[FineLevel, ...] = ()
         pair = () if landmarks is None else landmarks
         self.marks = [(points.points - self.centre) / self.length for points in pair] or [
             np.zeros((0, 3))
         ] * 2
         # finer meshes have more to show, and their users more patience
-        self.vertices = min(len(moving), len(fixed))
-        finest = self.vertices // VERTICES_PER_POINT
+        finest = max(len(moving), len(fixed)) // VERTICES_PER_POINT
         self.points = min(max(finest, settings.points), 2 * settings.points)
         self.x = self._with_marks(self._sample_moving(self.points, seed + 1), self.marks[0])
         self.y = sample_shape(self.fixed, self.points, seed + 2)
@@ -137,19 +135,18 @@ class Stages:
 
     def _match_to(self, x: Samples, y: Samples, blur: float) -> Match:
         """Match all samples but the landmarks, the last rows of both, which know where to go."""
-        settings, count = self.settings, len(self.marks[0])
-        moving, fixed = (
-            Samples(*(part[: len(part) - count] for part in (shape.points, shape.normals, shape.weights)))
-            for shape in (x, y)
-        )
-        reach = settings.reach_factor * blur
-        found = match(moving, fixed, blur, reach, settings.normal_weight, self.device)
+        count = len(self.marks[0])
+        found = self._match_shapes(x.but_last(count), y.but_last(count), blur)
         targets = y.points[len(y.points) - count :]
         return Match(
             np.concatenate([found.targets, targets]),
             np.concatenate([found.normals, np.zeros_like(targets)]),
             np.concatenate([found.confidence, np.ones(count)]),
         )
+
+    def _match_shapes(self, x: Samples, y: Samples, blur: float) -> Match:
+        settings = self.settings
+        return match(x, y, blur, settings.reach_factor * blur, settings.normal_weight, self.device)
 
     def _residuals(
         self, current: Samples, found: Match, blur: float, along: float, blur_variance: float, noise: float
@@ -208,29 +205,20 @@ class Stages:
         """Everything kept so far as one map."""
         if not self.parts:
             return Affine.identity()
-        composite = Composite(self.parts).simplified()
-        return composite
+        return Composite(self.parts).simplified()
 
     def unmatched(self) -> tuple[float, float]:
         """Shares of the area of MOVING and of FIXED that find no partner where the map has brought them together."""
         blur = COARSE.last_blur if len(self.parts) > 1 else COARSE.first_blur
         shares = []
         for shape, other in ((self.held_x, self.held_y), (self.held_y, self.held_x)):
-            found = match(
-                shape,
-                other,
-                blur,
-                self.settings.reach_factor * blur,
-                self.settings.normal_weight,
-                self.device,
-            )
+            found = self._match_shapes(shape, other, blur)
             shares.append(float(np.average(found.confidence < UNMATCHED, weights=shape.weights)))
         return shares[0], shares[1]
 
     def absolute(self) -> dict[str, Any]:
         """The lengths behind the relative settings, in the unit of the files."""
-        used: list[CoarseLevel | FineLevel] = [COARSE, *self.levels]
-        levels = [dataclasses.asdict(level) for level in used]
+        levels = [dataclasses.asdict(level) for level in (COARSE, *FINE)]
         for level in levels:
             for name, value in level.items():
                 if name not in ("steps", "blur_variance"):

@@ -23,7 +23,7 @@ from otreg.registration.pipeline import (
     Pipeline,
 )
 from otreg.registration.sampling import Samples, deformed, sample_shape
-from otreg.registration.settings import COARSE, FineLevel, fine_levels
+from otreg.registration.settings import COARSE, FINE, FineLevel
 from otreg.registration.stages import in_units
 from otreg.registration.strain import folded_share
 from otreg.surface import FloatArray, Landmarks, Surface
@@ -73,8 +73,7 @@ class SymmetricPipeline(Pipeline):
         self.y = self._with_marks(self.y, self.marks[1])
         self._coarse_both()
         self._refine_both()
-        self.levels = fine_levels(preset, self.vertices)
-        for level in self.levels:
+        for level in FINE:
             self._fine_both(level)
 
     def transform(self) -> Deformation:
@@ -106,12 +105,14 @@ class SymmetricPipeline(Pipeline):
         self._both("flow", fits(), blurs, COARSE.blur_variance, noise, trusts, 0.0)
         along = self._sides()
         self._return_to(before)
-        self._both("flow", fits(), blurs, COARSE.blur_variance, noise, [ACROSS, ACROSS], 0.0)
-        scores = {"along and across": along.score * self.length, "across": self.score * self.length}
-        across = self.score < (1.0 - CLEARLY_BETTER) * along.score
-        if not across:
-            self._return_to(along)
-        self._note("choice of residuals", True, across=across, held_back=scores)
+        try:
+            self._both("flow", fits(), blurs, COARSE.blur_variance, noise, [ACROSS, ACROSS], 0.0)
+        finally:
+            scores = {"along and across": along.score * self.length, "across": self.score * self.length}
+            across = self.score < (1.0 - CLEARLY_BETTER) * along.score
+            if not across:
+                self._return_to(along)
+            self._note("choice of residuals", True, across=across, held_back=scores)
 
     def _sides(self) -> Sides:
         return Sides(self.score, self.parts, self.back, self.x, self.y, self.held_x, self.held_fixed)

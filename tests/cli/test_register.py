@@ -228,3 +228,9 @@ def test_the_second_interrupt_writes_nothing(large: Path, tmp_path: Path) -> Non
     assert process.returncode in (3, 130)
     if process.returncode == 130:  # 3: it had finished in between
         assert list(tmp_path.iterdir()) == []
+
+
+def test_symmetric_is_for_the_preset_diffeo(folder: Path, tmp_path: Path) -> None:
+    arguments = ("register", folder / "moving.ply", folder / "fixed.ply", "-o", tmp_path / "run")
+    words = refused(*arguments, "--symmetric", "--preset", "spline")
+    assert "symmetric needs the preset diffeo" in words and not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import pytest
 
 import otreg
 from otreg import InputError
-from otreg.deformations import Diffeomorphism
+from otreg.deformations import Diffeomorphism, Spline
 from otreg.registration import Registration, pipeline
 from otreg.registration.symmetric import in_order
 from otreg.surface import Landmarks, Surface
@@ -147,3 +147,28 @@ def test_the_inverse_of_a_real_registration() -> None:
     assert np.abs(there - fixed.points).max() < 1e-3 * fixed.diameter
     quality = found.report["quality"]["after"]
     assert quality["log_jacobian"]["folded"] == 0.0 and quality["assd"] < 0.005 * fixed.diameter
+
+
+def test_flows_that_had_to_stop_go_on_and_no_spline_is_left(
+    pair: PhantomPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fit counts as folded from its third match on: flows go on twice, and each takes the place of its spline."""
+    counts = {"matches": 0}
+    original = pipeline.Pipeline._level
+
+    def level(self: pipeline.Pipeline, *given: object, **named: object) -> None:
+        counts["matches"] = 0
+        original(self, *given, **named)  # type: ignore[arg-type]
+
+    def third(*_: object) -> float:
+        counts["matches"] += 1
+        return float(counts["matches"] > 2)
+
+    monkeypatch.setattr(pipeline.Pipeline, "_level", level)
+    monkeypatch.setattr(pipeline, "folded_share", third)
+    few = {"points": 300, "fine_points": 600, "control_points": 50, "starts": 30}
+    found = otreg.register(Surface(*pair.moving), Surface(*pair.fixed), settings=few)
+    names = [stage["stage"] for stage in found.report["stages"]]
+    assert names.count("flow") == 1 + names.count("flow goes on") and "flow goes on" in names
+    assert not any(isinstance(part, Spline) for part in found.transform.stages)
+    assert not any("attachment" in warning for warning in found.warnings)

@@ -151,7 +151,7 @@ def test_stages_that_do_not_help_are_dropped_and_named(
     kept = {stage["stage"]: stage["kept"] for stage in found.report["stages"]}
     assert len(kept) == 5 and [name for name in kept if kept[name]] == ["rigid start", "choice of start"]
     for name, stays in kept.items():
-        assert stays != any(f"stage {name} made" in warning for warning in found.warnings)
+        assert stays != any(f"stage {name} brought" in warning for warning in found.warnings)
     # what is left is the rigid start, which has the same turn and scale everywhere
     rigid = otreg.register(*shapes, "similarity", settings=FEW)
     assert np.array_equal(found.moved.points, rigid.moved.points)

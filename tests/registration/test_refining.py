@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from otreg.registration.refining import refined, surfels, thin
+from otreg.registration.refining import refined, surfels
 from otreg.registration.sampling import Samples
 from tests.phantoms import sphere_tessellation
 
@@ -25,11 +25,6 @@ def test_surfels_have_the_area_and_the_normal_of_their_samples() -> None:
     assert np.allclose(corners.mean(axis=1), given.points)
 
 
-def test_thinned_samples_keep_the_whole_weight() -> None:
-    few = thin(sphere(300, 2), 100)
-    assert len(few.points) == 100 and few.weights.sum() == pytest.approx(1.0)
-
-
 @pytest.mark.parametrize("normals", [True, False])
 def test_a_smaller_sphere_grows(normals: bool) -> None:
     """Radius .29 against .3: most of the gap closes, and the flow neither folds nor shifts."""
@@ -41,7 +36,7 @@ def test_a_smaller_sphere_grows(normals: bool) -> None:
     moved = flow.map(moving.points)
     gap = np.abs(np.linalg.norm(moved, axis=1) - 0.3)
     assert gap.mean() < 0.3 * 0.01 and told[-1] < told[0]
-    assert np.linalg.norm(moved.mean(axis=0)) < 0.02 * 0.3
+    assert np.linalg.norm(moved.mean(axis=0)) < 1e-3
     assert (flow.jacobian_determinant(moving.points) > 0).all()
 
 
