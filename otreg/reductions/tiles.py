@@ -19,6 +19,9 @@ from otreg.reductions.tree import Tree, build_tree
 
 LOG_2 = math.log(2.0)
 
+HIGHEST = 60.0
+"""Largest exponent of 2 of a share, against the level at its tile's centre, that is taken for what it is."""
+
 TILE = 32
 """Rows in a tile, about: fewer cut closer, more waste less time on preparing the columns."""
 
@@ -171,36 +174,41 @@ def _places(batch: Batch, tree: Tree) -> Tensor:
 def make_block(
     part: Prepared, rows: Cloud, columns: Cloud, least_share: float, bound: Tensor | None
 ) -> tuple[Block, Tensor]:
-    """Shares of the columns that matter, relative to the largest of each row, whose score (B, H) comes along.
+    """Shares of the columns that matter, relative to a reference of each row, which comes along as a score (B, H).
 
     Exponentials are slow (and slowest where they underflow): columns are left out before.
     """
     leaves, height, size = part.batch.leaves, rows.tiles.shape[1], columns.tree.leaf_size
     nothing, least = columns.tree.leaves * size, math.log2(least_share)
-    tops, counts, kept, kept_scores = [], [], [], []
+    scores = part.keys.new_empty(*part.keys.shape[:2], height)
     largest = part.keys.new_empty(part.keys.shape[:2])
     # tile by tile: what is at hand stays in the fastest caches. Columns first, as blocks want them
     for tile, (queries, keys) in enumerate(zip(part.queries, part.keys, strict=True)):
-        scores = keys @ queries.T
-        tops.append(scores.amax(dim=0))
-        torch.amax(scores.sub_(tops[-1]), dim=1, out=largest[tile])
-        kept.append((largest[tile] > least).nonzero()[:, 0])
-        counts.append(len(kept[-1]))
-        kept_scores.append(scores.index_select(0, kept[-1]))
+        torch.mm(keys, queries.T, out=scores[tile])
+        torch.amax(scores[tile], dim=1, out=largest[tile])
+    tops = largest.new_zeros(len(leaves), height)
+    if float(largest.max()) > HIGHEST:
+        torch.amax(scores, dim=1, out=tops)
+        torch.amax(scores.sub_(tops[:, None]), dim=2, out=largest)
+    keep = largest > least
+    tiles, kept = keep.nonzero(as_tuple=True)
+    counts = keep.sum(dim=1)
+    inside = torch.arange(len(tiles), device=tiles.device) - (counts.cumsum(dim=0) - counts)[tiles]
     # one rectangle for all tiles, filled up with the place that stands for nothing
-    chosen = torch.full((len(leaves), max(counts)), nothing, device=leaves.device)
-    shares = torch.empty(*chosen.shape, height, dtype=rows.points.dtype, device=leaves.device)
-    for tile, (columns_kept, scores) in enumerate(zip(kept, kept_scores, strict=True)):
-        shares[tile, : counts[tile]] = scores.exp2_()
-        shares[tile, counts[tile] :] = 0.0
-        places = leaves[tile, columns_kept // size] * size + columns_kept % size
-        # all places of the leaf of absent points are one
-        chosen[tile, : counts[tile]] = places.clamp_max_(nothing)
+    chosen = torch.full((len(leaves), int(counts.max())), nothing, device=leaves.device)
+    # all places of the leaf of absent points are one
+    chosen[tiles, inside] = (leaves[tiles, kept // size] * size + kept % size).clamp_max_(nothing)
+    source = torch.zeros_like(chosen)
+    source[tiles, inside] = tiles * part.keys.shape[1] + kept
+    shares = scores.reshape(-1, height).index_select(0, source.reshape(-1))
+    shares = shares.exp2_().reshape(*chosen.shape, height).to(rows.points.dtype)
+    for tile, count in enumerate(counts.tolist()):
+        shares[tile, count:] = 0.0
     if bound is not None:
-        left_out = largest.masked_fill_(largest > least, -torch.inf).reshape(*leaves.shape, size).amax(dim=2)
+        left_out = largest.masked_fill_(keep, -torch.inf).reshape(*leaves.shape, size).amax(dim=2)
         _enter(bound, part.batch, left_out * LOG_2 + math.log(size), columns.tree.leaves)
-    places_of_rows = part.batch.tiles[:, None] * height + torch.arange(height, device=leaves.device)
-    return Block(places_of_rows, chosen, shares), torch.stack(tops).double() * LOG_2 + part.constant
+    places = part.batch.tiles[:, None] * height + torch.arange(height, device=leaves.device)
+    return Block(places, chosen, shares), tops.double() * LOG_2 + part.constant
 
 
 def _enter(bound: Tensor, batch: Batch, left_out: Tensor, leaves: int) -> None:
