@@ -137,8 +137,10 @@ def measure(how: str, count: int, side: int) -> None:
 def measured(how: str, count: int, side: int) -> tuple[float, float]:
     """MB and seconds, from a process of its own."""
     command = [sys.executable, __file__, "--case", how, str(count), str(side)]
-    # glibc gives freed arrays of 4 MB and more back at once, so that what is measured is what is held
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+    # glibc gives freed arrays of 4 MB and more back at once, so that what is measured is what is held; smaller
+    # ones it keeps for the next
+    glibc = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+    environment = {**os.environ, **glibc}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{how} with {count} images failed:\n{done.stderr}")
