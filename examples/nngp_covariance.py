@@ -184,7 +184,7 @@ def train(count: int, side: int, steps: int) -> None:
     print(f"gradients of plain autograd and of blockwise agree to {difference:.1e}")
     assert difference < 1e-5
 
-    optimizer = torch.optim.Adam([variances], lr=0.2)
+    optimizer = torch.optim.Adam([variances], lr=0.1)
     values = []
     for _ in range(steps + 1):
         value = loss(covariance(images[known], variances), labels[known])
@@ -225,7 +225,7 @@ def main() -> None:
     limit = arguments.memory or (0.4 if quick else min(16.0, 0.8 * machine))
     # first, while this process is small: a child begins with the peak of its parent
     table((48, 128) if quick else (100, 125, 150, 175, 500), 14 if quick else 24, limit)
-    train(24 if quick else 100, 14 if quick else 24, 4 if quick else 8)
+    train(24 if quick else 100, 14 if quick else 24, 8 if quick else 10)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {machine:.0f} GB in the machine")
 
 

@@ -75,7 +75,7 @@ def test_nngp_covariance(tmp_path: Path) -> None:
     assert what.startswith("24 images to learn from, 24 to tell apart")
     assert numbers(agree)[0] < 1e-5
     first, last, steps = numbers(falls)
-    assert last < first and steps == 4
+    assert last < first and steps == 8
     assert before.startswith("before: ") and after.startswith("after: ")
 
 
