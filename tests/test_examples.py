@@ -66,6 +66,19 @@ def test_script_registration(tmp_path: Path) -> None:
     assert same.endswith("yes")
 
 
+def test_nngp_covariance(tmp_path: Path) -> None:
+    head, small, large, what, agree, falls, before, after, _ = run("nngp_covariance.py", tmp_path)
+    assert head.split() == ["images", "plain", "autograd", "blockwise"]
+    count, plain, _, ours, _ = numbers(small)
+    assert count == 48 and ours < 0.6 * plain
+    assert "would take" in large and numbers(large)[-2] < 0.25 * 1e3 * numbers(large)[1]
+    assert what.startswith("24 images to learn from, 24 to tell apart")
+    assert numbers(agree)[0] < 1e-5
+    first, last, steps = numbers(falls)
+    assert last < first and steps == 8
+    assert before.startswith("before: ") and after.startswith("after: ")
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")

@@ -27,6 +27,13 @@ class RandomState:
         self._defaults = [(device, _read(device)) for device in devices]
         self._own = [(generator, generator.get_state()) for generator in generators]
 
+    def moved(self) -> bool:
+        """Whether a generator has drawn numbers since."""
+        return any(
+            state is not None and not torch.equal(state, _read(device))  # type: ignore[arg-type]
+            for device, state in self._defaults
+        ) or any(not torch.equal(state, generator.get_state()) for generator, state in self._own)
+
     def restore(self) -> None:
         """Set every generator back to what it was."""
         for device, state in self._defaults:
@@ -68,11 +75,16 @@ class Autocast:
         ]
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Run under the settings once more."""
+    def again(self, *, cache: bool = True) -> Iterator[None]:
+        """Run under the settings once more.
+
+        Without ``cache`` no cast of a parameter is taken from outside or left for later: each belongs to a graph,
+        and graphs come and go.
+        """
         with ExitStack() as stack:
             for setting in self._settings:
-                stack.enter_context(torch.autocast(**setting))
+                kept = setting["cache_enabled"] and cache
+                stack.enter_context(torch.autocast(**{**setting, "cache_enabled": kept}))
             yield
 
 

@@ -12,6 +12,7 @@ from otreg.kernels.radial import (
     Wendland,
 )
 from otreg.kernels.sums import Sum
+from otreg.reductions.arc_cosine import relu_covariance
 
 __all__ = [
     "RADIAL",
@@ -24,4 +25,5 @@ __all__ = [
     "Radial",
     "Sum",
     "Wendland",
+    "relu_covariance",
 ]

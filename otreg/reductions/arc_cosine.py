@@ -1,4 +1,4 @@
-"""Sums of arc-cosine kernels, streamed, with their derivatives in points, values and variances.
+"""Arc-cosine kernels: streamed sums with their derivatives in points, values and variances; single covariances.
 
 For ``u = (√b, √w x)`` and ``v = (√b, √w y)`` at the angle θ, with the bias variance b and the weight variance w,
 
@@ -83,6 +83,51 @@ def _power(squares: Tensor, order: int) -> Tensor:
     return squares if order == 2 else squares * _safe_rsqrt(squares)
 
 
+def relu_covariance(covariance: Tensor, variance_x: Tensor, variance_y: Tensor) -> Tensor:
+    """``E[relu(a) relu(b)]`` for centred Gaussian a, b: what a layer of ReLUs makes of a covariance.
+
+    ``√(v w) (sin θ + (π - θ) cos θ) / (2π)`` with ``cos θ = c / √(v w)``, half of the arc-cosine kernel of order 1
+    (Cho & Saul 2009, equation 6), entry by entry: for the covariances of layers that :class:`ArcCosine`, which
+    starts at points, does not know.
+
+    Parameters
+    ----------
+    covariance : Tensor, any shape, floating
+        c, the mean of a b. Where rounding brought it beyond ``√(v w)``, that is taken for it.
+    variance_x, variance_y : Tensor, shapes that broadcast with it
+        v >= 0 and w >= 0, the means of a² and b².
+
+    Returns
+    -------
+    Tensor
+        Derivatives in c are ``(π - θ)/2π`` and in v ``√(w/v) sin θ / 4π``: finite also for equal and opposite a, b,
+        and taken as 0 where a variance is 0. The next ones are infinite at θ = 0; there, as in
+        :class:`ArcCosine`, the infinite terms are left out.
+    """
+    inverse = _safe_rsqrt(variance_x) * _safe_rsqrt(variance_y)
+    size = _power(variance_x, 1) * _power(variance_y, 1)
+    return size * _Angular.apply(covariance * inverse, 1) * 0.5
+
+
+class _Angular(Function):
+    """j_n of a cosine that is known to rounding only."""
+
+    @staticmethod
+    def forward(ctx: Any, cosine: Tensor, order: int) -> Tensor:
+        if order < _LOWEST:
+            raise InputError("relu_covariance can be differentiated four times only")
+        ctx.save_for_backward(cosine)
+        ctx.order = order
+        bounded = cosine.clamp(-1.0, 1.0).mul_(2.0)
+        return _profile(2.0 - bounded, bounded.add_(2.0), order, 64.0 * torch.finfo(cosine.dtype).eps)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        (cosine,) = ctx.saved_tensors
+        slope = _Angular.apply(cosine, ctx.order - 1)
+        return cotangent * (4.0 * slope if ctx.order == 2 else slope), None
+
+
 class _AngularSum(Function):
     """``Σ_j j_n(<p_i, q_j>) v_j``, the angle being measured between the unit vectors that stand beside p, q."""
 
@@ -128,8 +173,11 @@ def _slope(
     return 4.0 * slope if order == 2 else slope
 
 
-def _profile(near: Tensor, far: Tensor, order: int) -> Tensor:
-    """j_n from ``near = |û - v̂|²`` and ``far = |û + v̂|²``, whose sum is 4, or 2 where one of them is the origin."""
+def _profile(near: Tensor, far: Tensor, order: int, coincident: float | None = None) -> Tensor:
+    """j_n from ``near = |û - v̂|²`` and ``far = |û + v̂|²``, whose sum is 4, or 2 where one of them is the origin.
+
+    ``coincident`` is the smallest product of the two that is more than rounding.
+    """
     numbers = torch.finfo(near.dtype)
     if order == 0:
         return _angle(near, far).div_(math.pi)
@@ -144,7 +192,8 @@ def _profile(near: Tensor, far: Tensor, order: int) -> Tensor:
         return total.add_(angle.mul_(cosine.square_()), alpha=2.0).div_(math.pi)
     product = near * far
     # unit vectors are known to rounding only: closer than that, points coincide
-    inverse = (size / (2.0 * product.sqrt())).masked_fill_(product < _coincident(numbers.eps), 0.0)
+    limit = _coincident(numbers.eps) if coincident is None else coincident
+    inverse = (size / (2.0 * product.sqrt())).masked_fill_(product < limit, 0.0)
     if order == -1:
         return inverse.div_(math.pi)
     square = inverse.square()
@@ -160,7 +209,7 @@ def _angle(near: Tensor, far: Tensor) -> Tensor:
 
 
 def _coincident(eps: float) -> float:
-    """Smallest ``near · far`` = 4 sin² θ that is more than rounding."""
+    """Of unit vectors, smallest ``near · far`` = 4 sin² θ that is more than rounding."""
     return (8.0 * eps) ** 2
 
 

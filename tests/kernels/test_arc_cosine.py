@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.integrate import quad
 from torch import Tensor
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from otreg.errors import InputError
-from otreg.kernels import ArcCosine
+from otreg.kernels import ArcCosine, relu_covariance
 from tests.kernels.cases import arc_cosine
 
 ORDERS = pytest.mark.parametrize("order", [0, 1, 2])
@@ -178,3 +178,41 @@ def test_without_bias_by_finite_differences() -> None:
 def test_other_orders(order: object) -> None:
     with pytest.raises(InputError, match="order must be 0, 1 or 2"):
         ArcCosine(order)  # type: ignore[arg-type]
+
+
+class TestReluCovariance:
+    def test_against_a_kernel_of_points(self) -> None:
+        """Half of the kernel of order 1; its derivatives by finite differences."""
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        products = x @ x.T
+        found = relu_covariance(products, products.diagonal()[:, None], products.diagonal())
+        assert torch.allclose(found, 0.5 * unbiased(1).matrix(x, x), rtol=1e-12, atol=1e-7)
+        above = torch.triu_indices(6, 6, 1)
+        pairs = products[above[0], above[1]], products.diagonal()[above[0]], products.diagonal()[above[1]]
+        pairs = tuple(part.clone().requires_grad_() for part in pairs)
+        assert gradcheck(relu_covariance, pairs)
+        assert gradgradcheck(relu_covariance, pairs)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_equal_and_opposite(self, dtype: torch.dtype) -> None:
+        """v/2 with the slopes 1/2 in c and 0 in v, and 0 with no slope; rounding may lead past the ends."""
+        variance = torch.logspace(-6, 6, 25, dtype=dtype)
+        rounding = 1.0 + torch.finfo(dtype).eps * torch.tensor([[-2.0], [0.0], [2.0]], dtype=dtype)
+        for sign, value in ((1.0, 0.5), (-1.0, 0.0)):
+            leaves = [
+                part.clone().requires_grad_() for part in (sign * variance * rounding, variance, variance)
+            ]
+            found = relu_covariance(*leaves)
+            loose = 4.0 * torch.finfo(dtype).eps ** 0.5
+            assert torch.allclose(found / variance, torch.full_like(found, value), atol=loose)
+            slopes = torch.autograd.grad(found.sum(), leaves, create_graph=True)
+            for slope, wanted in zip(slopes, (value, 0.0, 0.0), strict=True):
+                assert torch.allclose(slope, torch.full_like(slope, wanted), atol=loose)
+            for second in torch.autograd.grad(sum(slope.sum() for slope in slopes), leaves):
+                assert bool(torch.isfinite(second).all())
+
+    def test_no_variance(self) -> None:
+        zero = torch.zeros(3, requires_grad=True)
+        found = relu_covariance(zero, zero, zero)
+        assert found.tolist() == [0.0] * 3
+        assert torch.autograd.grad(found.sum(), zero)[0].tolist() == [0.0] * 3
