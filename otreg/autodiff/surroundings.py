@@ -68,11 +68,11 @@ class Autocast:
         ]
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Run under the settings once more."""
+    def again(self, **changes: Any) -> Iterator[None]:
+        """Run under the settings once more, with changes to them."""
         with ExitStack() as stack:
             for setting in self._settings:
-                stack.enter_context(torch.autocast(**setting))
+                stack.enter_context(torch.autocast(**{**setting, **changes}))
             yield
 
 
