@@ -138,10 +138,11 @@ class _Eager:
         self.served: list[Tensor] = []
         self.gradients: list[Tensor | None] = []
         if run.value.requires_grad:
-            self.served = [*listed, *leaves_used(run.value, since, [run.h, *listed], "penalty")]
-            wanted = [run.h, *self.served] if h.requires_grad else self.served
-            found = run.gradients(wanted, torch.ones_like(self.value))
+            own = [run.h] if h.requires_grad else []
+            self.served = [*listed, *leaves_used(run.value, since, [*own, *listed], "penalty")]
+            found = run.gradients([*own, *self.served], torch.ones_like(self.value))
             self.gradients = found if h.requires_grad else [None, *found]
+            self.anchor = _Anchor.apply(h, *self.served)
         # what a second run would need, see _Add.backward
         self.again = bool(self.served) and self.value.numel() > 1
         if not self.again:
@@ -239,16 +240,20 @@ class _Add(torch.autograd.Function):
                 gradients = [_times(gradient, one) for gradient in stored]
         eager.added = True
         if torch.is_grad_enabled():
-            gradients = [None if gradient is None else _once(gradient) for gradient in gradients]
+            gradients = [
+                None if gradient is None else _Once.apply(eager.anchor, gradient) for gradient in gradients
+            ]
         if through is not None and ctx.needs_input_grad[2]:
             gradients[0] = through if gradients[0] is None else through + gradients[0]
         return None, None, *gradients
 
 
-class _Once(torch.autograd.Function):
+class _Anchor(torch.autograd.Function):
+    """Nothing, made from some tensors: what is made from it has a way back to them in the graph."""
+
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, gradient: Tensor) -> Tensor:
-        return gradient.clone()
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        return torch.empty(0, dtype=torch.float32, device="cpu")
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
@@ -258,8 +263,16 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _once(gradient: Tensor) -> Tensor:
-    return _Once.apply(torch.empty(0, requires_grad=True, device="cpu"), gradient)
+class _Once(torch.autograd.Function):
+    """A gradient, with an anchor in place of its own graph."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        return torch.zeros(0, dtype=torch.float32, device="cpu"), None
 
 
 def _times(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
