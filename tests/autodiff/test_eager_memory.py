@@ -9,7 +9,7 @@ from tests.autodiff.memory import peaks
 SIZE = 1 << 18  # numbers of float32 in an activation
 ACTIVATION = 1.0  # MB
 LAYERS = 8
-SAVED = 12  # activations that a penalty below saves: the arguments of 6 sines, and of 6 squares
+SAVED = 6  # activations that a penalty below saves, and nobody else
 SLACK = 4 * ACTIVATION  # gradients and temporaries of an operation
 GRAPH = 2.0
 
@@ -84,10 +84,12 @@ def test_memory_inside_a_scan() -> None:
     plain, eager = peaks(PREPARATION, [(SIZE, 36, kind, True) for kind in ("plain", "eager")])
     tapes = 6 * 2 * ACTIVATION  # of 6 steps: an activation and a stored gradient each
     assert eager < 6 * ACTIVATION + tapes + SAVED * ACTIVATION + SLACK + GRAPH
-    assert plain > 6 * SAVED * ACTIVATION
+    assert plain > 6 * (1 + SAVED) * ACTIVATION
 
 
 def test_freed_memory_goes_back() -> None:
     """With the allocator as users have it, which may keep what is freed between things that stay."""
     none, eager = peaks(PREPARATION, [(4 * SIZE, 24, kind) for kind in ("none", "eager")], exact=False)
-    assert eager - none < 4 * (24 * ACTIVATION + SAVED * ACTIVATION + SLACK) + 40
+    assert (
+        eager - none < 4 * (24 * ACTIVATION + SAVED * ACTIVATION + SLACK) + 70
+    )  # twice as much if the holes were kept
