@@ -1,7 +1,8 @@
 """Time for memory: solvers and derivatives that do not store their loops."""
 
 from otreg.autodiff.checkpoint import scan
-from otreg.autodiff.conjugate_gradient import ConjugateGradient, conjugate_gradient
+from otreg.autodiff.conjugate_gradient import conjugate_gradient
+from otreg.autodiff.krylov import ConjugateGradient, Stop
 from otreg.autodiff.schedule import Snapshots, body_evaluations
 
-__all__ = ["ConjugateGradient", "Snapshots", "body_evaluations", "conjugate_gradient", "scan"]
+__all__ = ["ConjugateGradient", "Snapshots", "Stop", "body_evaluations", "conjugate_gradient", "scan"]
