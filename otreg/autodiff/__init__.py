@@ -3,6 +3,15 @@
 from otreg.autodiff.checkpoint import scan
 from otreg.autodiff.conjugate_gradient import conjugate_gradient
 from otreg.autodiff.krylov import ConjugateGradient, Stop
+from otreg.autodiff.proximal import proximal_least_squares
 from otreg.autodiff.schedule import Snapshots, body_evaluations
 
-__all__ = ["ConjugateGradient", "Snapshots", "Stop", "body_evaluations", "conjugate_gradient", "scan"]
+__all__ = [
+    "ConjugateGradient",
+    "Snapshots",
+    "Stop",
+    "body_evaluations",
+    "conjugate_gradient",
+    "proximal_least_squares",
+    "scan",
+]

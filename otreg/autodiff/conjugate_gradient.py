@@ -16,9 +16,13 @@ from otreg.autodiff.implicit import (
     checked_parameters,
     checked_result,
     full_precision,
+    normalised,
     refuse_transforms,
     refuse_unlisted,
+    relinked,
     solve_and_report,
+    ungraphed,
+    vector_jacobian,
     widened,
 )
 from otreg.autodiff.krylov import ConjugateGradient, axes_of
@@ -82,8 +86,8 @@ def conjugate_gradient(
         Right-hand sides, float32, float64, complex64 or complex128, of any scale.
 
         - For a function: any shape, one system unless ``dims`` says otherwise.
-        - For a tensor: (..., n), of one dimension less than A, or columns (..., n, k), with the batch of A or one
-          that broadcasts with it.
+        - For a tensor, as :func:`torch.linalg.solve` takes it: (n,), (..., n) with exactly the batch of A, or
+          columns (..., n, k) whose batch broadcasts with that of A.
         - For anything else with ``@``: (n,), or columns (..., n, k).
     x0 : Tensor of the shape of b, optional
         First guess; zero by default. It gets no gradient: the solution does not depend on it.
@@ -200,11 +204,11 @@ def _solved(
 
     right = b.detach()
     found = solve_and_report(
-        _ungraphed(system.product),
+        ungraphed(system.product),
         right,
         dims=system.axes,
         start=x0,
-        preconditioner=None if system.preconditioner is None else _ungraphed(system.preconditioner),
+        preconditioner=None if system.preconditioner is None else ungraphed(system.preconditioner),
         tol=system.tol,
         max_iterations=system.max_iterations,
         name=name,
@@ -213,14 +217,6 @@ def _solved(
     if torch.is_grad_enabled() and any(each.requires_grad for each in (b, *parameters)):
         return found._replace(solution=_Solution.apply(system, found.solution, b, *parameters))
     return found
-
-
-def _ungraphed(operator: Operator) -> Operator:
-    def product(v: Tensor) -> Tensor:
-        with torch.no_grad():
-            return operator(v)
-
-    return product
 
 
 class _Solution(Function):
@@ -246,36 +242,12 @@ class _Solution(Function):
             slopes: list[Tensor | None] = []
             if needed:
                 with torch.enable_grad():
-                    image = system.product(solution if again else solution.detach())
+                    cut = solution.detach().requires_grad_(again)
+                    image = system.product(cut)
                 slopes = vector_jacobian((image,), needed, (-adjoint,), again, scale)
+                slopes = relinked(slopes, (cut,), (solution,)) if again else slopes
         grad_b = adjoint * scale if ctx.needs_input_grad[2] else None
         return None, None, grad_b, *(slopes.pop(0) if need else None for need in ctx.needs_input_grad[3:])
-
-
-def normalised(cotangent: Tensor) -> tuple[Tensor, Tensor]:
-    """A cotangent of largest entry 1, and its scale: products of tiny numbers would be 0."""
-    largest = cotangent.detach().abs().max() if cotangent.numel() else cotangent.detach().abs().sum()
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    return cotangent / scale, scale
-
-
-def vector_jacobian(
-    images: Sequence[Tensor],
-    needed: Sequence[Tensor],
-    cotangents: Sequence[Tensor],
-    again: bool,
-    scale: Tensor,
-) -> list[Tensor | None]:
-    """``scale`` times the gradients of ``Σ <cotangent, image>``; ``again``: to be differentiated once more."""
-    kept = [(image, each) for image, each in zip(images, cotangents, strict=True) if image.requires_grad]
-    if not kept:
-        return [None] * len(needed)
-    images, cotangents = zip(*kept, strict=True)
-    # retained: the function may use a tensor whose history others need, too
-    found = torch.autograd.grad(
-        images, needed, cotangents, retain_graph=True, create_graph=again, allow_unused=True
-    )
-    return [None if each is None else each * scale for each in found]
 
 
 def _operator(given: Any, name: str, vectors: bool) -> Operator:
@@ -308,16 +280,15 @@ def _fitted(A: Tensor, b: Tensor) -> tuple[Tensor, bool]:
     if A.numel() and not bool((detached - detached.mH).abs().max() <= rough * detached.abs().max()):
         raise InputError("A must be symmetric (Hermitian), and finite: it is not its own transpose")
     size = A.shape[-1]
-    if b.dim() == A.dim() - 1:
-        vectors, batch, own = True, b.shape[:-1], b.shape[-1:]
-    elif b.dim() >= A.dim():
-        vectors, batch, own = False, b.shape[:-2], b.shape[-2:]
-    else:
-        raise InputError(f"b must have shape {(*A.shape[:-1],)} or (..., {size}, k), got {tuple(b.shape)}")
+    wanted = f"b must have shape {(*A.shape[:-1],)} or (..., {size}, k), got {tuple(b.shape)}"
+    vectors = b.dim() == 1 or b.shape == A.shape[:-1]
+    if b.dim() == 0:
+        raise InputError(wanted)
+    batch, own = (b.shape[:-1], b.shape[-1:]) if vectors else (b.shape[:-2], b.shape[-2:])
     try:
         batch = torch.broadcast_shapes(A.shape[:-2], batch)
     except RuntimeError:
-        batch = torch.Size([-1])
-    if own[0] != size or -1 in batch:
-        raise InputError(f"b must have shape {(*A.shape[:-1],)} or (..., {size}, k), got {tuple(b.shape)}")
+        raise InputError(wanted) from None
+    if own[0] != size:
+        raise InputError(wanted)
     return b.expand(*batch, *own), vectors

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
 
 from otreg.autodiff.krylov import ConjugateGradient, Stop, axes_of, norm, solve
@@ -185,3 +186,78 @@ def _report(found: ConjugateGradient, name: str, tol: float) -> str:
         f"{name} stopped after {most} iterations at a relative residual of {reached:.2g}{which}, "
         f"above tol={tol:g}: {reasons}"
     )
+
+
+def ungraphed(operator: Operator) -> Operator:
+    """The same, run without a graph."""
+
+    def product(v: Tensor) -> Tensor:
+        with torch.no_grad():
+            return operator(v)
+
+    return product
+
+
+def normalised(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """A cotangent of largest entry 1, and its scale: products of tiny numbers would be 0."""
+    largest = cotangent.detach().abs().max() if cotangent.numel() else cotangent.detach().abs().sum()
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    return cotangent / scale, scale
+
+
+def vector_jacobian(
+    images: Sequence[Tensor],
+    needed: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    again: bool,
+    scale: Tensor | None,
+) -> list[Tensor | None]:
+    """``scale`` times the gradients of ``Σ <cotangent, image>``; ``again``: to be differentiated once more."""
+    kept = [(image, each) for image, each in zip(images, cotangents, strict=True) if image.requires_grad]
+    if not kept:
+        return [None] * len(needed)
+    images, cotangents = zip(*kept, strict=True)
+    # retained: the function may use a tensor whose history others need, too
+    found = torch.autograd.grad(
+        images, needed, cotangents, retain_graph=True, create_graph=again, allow_unused=True
+    )
+    return [each if each is None or scale is None else each * scale for each in found]
+
+
+def relinked(
+    outputs: Sequence[Tensor | None], cut: Sequence[Tensor], true: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Outputs computed from leaves ``cut`` as functions of the tensors ``true`` that the leaves stand for.
+
+    A solution depends on the parameters itself. A derivative at a fixed solution must not follow that path, so it
+    is taken at a leaf; the derivative of that derivative must.
+    """
+    places = [k for k, each in enumerate(outputs) if each is not None and each.requires_grad]
+    found = list(outputs)
+    if places:
+        given = [each for each in outputs if each is not None and each.requires_grad]
+        linked = _Relinked.apply(tuple(cut), len(given), *given, *true)
+        for place, each in zip(places, linked, strict=True):
+            found[place] = each
+    return found
+
+
+class _Relinked(Function):
+    @staticmethod
+    def forward(ctx: Any, cut: tuple[Tensor, ...], count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        # neither the outputs nor what they stand for lead back here: no cycle
+        ctx.cut, ctx.count, ctx.tensors = cut, count, tensors
+        ctx.set_materialize_grads(False)
+        return tuple(each.clone() for each in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        outputs, true = ctx.tensors[: ctx.count], ctx.tensors[ctx.count :]
+        again = torch.is_grad_enabled()
+        pairs = [(one, other) for one, other in zip(outputs, cotangents, strict=True) if other is not None]
+        slopes: list[Tensor | None] = [None] * len(true)
+        if pairs and any(ctx.needs_input_grad[2 + ctx.count :]):
+            images, weights = zip(*pairs, strict=True)
+            slopes = vector_jacobian(images, ctx.cut, weights, again, None)
+            slopes = relinked(slopes, ctx.cut, true) if again else slopes
+        return None, None, *cotangents, *slopes

@@ -131,9 +131,8 @@ def test_layers_of_solves() -> None:
 )
 def test_batches_of_matrices(batch: tuple[int, ...], shape: tuple[int, ...]) -> None:
     a, b = matrix(5, *batch).requires_grad_(), numbers(*shape).requires_grad_()
-    # torch's own rule is another one where b is a batch of vectors that could be one matrix
-    vectors = len(shape) == len(batch) + 1 and len(shape) < len(batch) + 2
-    expected = torch.linalg.solve(a, b[..., None])[..., 0] if vectors else torch.linalg.solve(a, b)
+    vectors = shape == (*batch, 5)
+    expected = torch.linalg.solve(a, b)
     found = conjugate_gradient(a, b, tol=1e-12, return_info=True)
     assert torch.allclose(found.solution, expected, rtol=1e-9, atol=1e-10)
     assert found.residual.shape == (
@@ -267,7 +266,7 @@ class TestSurroundings:
 
         def product(v: Tensor) -> Tensor:
             count[0] += 1
-            return theta.detach() * (a @ v) if count[0] < 0 else theta * (a @ v)
+            return theta * (a @ v)
 
         found = conjugate_gradient(product, b, None, (theta,), return_info=True)
         assert count[0] == int(found.iterations) + 1
@@ -314,9 +313,16 @@ class TestSurroundings:
 
     def test_transforms_are_refused(self) -> None:
         a, b = matrix(3), numbers(2, 3)
-        for transform in (torch.func.vmap, lambda f: torch.func.grad(lambda v: f(v).sum())):
-            with pytest.raises(InputError, match="cannot run under torch.func"):
-                transform(lambda v: conjugate_gradient(lambda u: a @ u, v))(b[0] if transform else b)
+
+        def solved(v: Tensor) -> Tensor:
+            return conjugate_gradient(lambda u: a @ u, v)
+
+        def forward_mode(v: Tensor) -> Tensor:
+            return torch.func.jvp(solved, (v,), (v,))[1]
+
+        for transformed in (torch.func.vmap(solved), torch.func.jacrev(solved), forward_mode):
+            with pytest.raises(InputError, match=r"cannot run under torch\.func"):
+                transformed(b)
 
     @pytest.mark.parametrize("when", ["forward", "backward"])
     def test_errors_come_with_their_traceback(self, when: str) -> None:
@@ -405,4 +411,4 @@ measured(10, 3)
     for found, scale in ((few, 1), (many, 1), (large, 4), (large_many, 4)):
         assert found < 22 * megabytes * scale + 4
     assert abs(many - few) < 3 and abs(large_many - large) < 6
-    assert plain > 200 * megabytes
+    assert plain > 3 * 40 * megabytes
