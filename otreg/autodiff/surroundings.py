@@ -86,9 +86,14 @@ def undisturbed(devices: Sequence[torch.device], generators: Sequence[torch.Gene
         found.restore()
 
 
-def transformed() -> bool:
-    """Whether PyTorch has no saved-tensor hooks here: under torch.func, forward-mode and torch.compile."""
-    # neither has a public question; where a release drops these names, torch itself raises an error at the hooks
+def functional() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is at work."""
+    # neither has a public question; where a release drops these names, torch itself raises an error later
     level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)()
     dual = getattr(torch.autograd.forward_ad, "_current_level", -1)
-    return level is not None or dual >= 0 or torch.compiler.is_compiling()
+    return level is not None or dual >= 0
+
+
+def transformed() -> bool:
+    """Whether PyTorch has no saved-tensor hooks here: under torch.func, forward-mode and torch.compile."""
+    return functional() or torch.compiler.is_compiling()
