@@ -1,4 +1,4 @@
-"""The errors a user can cause, so that a caller can tell them from faults of ours."""
+"""The errors and warnings a user can cause, so that a caller can tell them from faults of ours."""
 
 
 class OtregError(Exception):
@@ -23,3 +23,7 @@ class ReplayError(OtregError, RuntimeError):
 
 class IntegrationError(OtregError, ArithmeticError):
     """A flow left the finite numbers, or needed more steps than it was allowed."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solver stopped before it reached the accuracy asked for; the message says how far it came."""

@@ -79,6 +79,35 @@ def test_nngp_covariance(tmp_path: Path) -> None:
     assert before.startswith("before: ") and after.startswith("after: ")
 
 
+def test_sinkhorn_10000(tmp_path: Path) -> None:
+    lines = run("sinkhorn_10000.py", tmp_path)
+    rows = {line[:17].strip(): numbers(line[17:]) for line in lines if re.match(r"[a-z ]+ +\d+ +\d+ ", line)}
+    gigabytes, a_pair = (numbers(line)[-2:] for line in lines if "it would take" in line).__next__()
+    # two softmins an iteration, each of which stores one float32 for a pair
+    assert a_pair == pytest.approx(8.0, abs=1.0)
+    assert gigabytes == pytest.approx(1.0, abs=0.3)
+    assert rows["scan"][2] < 60.0 and rows["scan"][3] < 200.0
+    assert rows["envelope theorem"][4] == pytest.approx(rows["scan"][4], rel=1e-3)
+
+
+def test_unfolded_deblurring(tmp_path: Path) -> None:
+    _, _, plain, implicit, apart, gain = run("unfolded_deblurring.py", tmp_path)
+    first, last, width, *_ = numbers(plain)
+    assert numbers(implicit)[:3] == pytest.approx([first, last, width], rel=2e-3)
+    assert width > 1.305  # from 1.3 towards 1.6
+    assert numbers(apart)[0] < numbers(apart)[1]
+    assert numbers(gain)[0] > 1.3
+
+
+def test_penalties_along_the_way(tmp_path: Path) -> None:
+    _, _, *rows, eager, by_picture = run("penalties_along_the_way.py", tmp_path)
+    none, *pairs = (numbers(row[20:]) for row in rows)
+    for plain, ours in (pairs[:2], pairs[2:]):
+        assert ours[:3] == pytest.approx(plain[:3], rel=1e-3)
+        assert plain[0] > 1.001 * none[0]
+    assert numbers(eager)[0] < 1e-4 and numbers(by_picture)[0] < 1e-4
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")

@@ -75,6 +75,7 @@ class Autocast:
         ]
 
     @contextmanager
+<<<<<<< HEAD
     def again(self, *, cache: bool = True) -> Iterator[None]:
         """Run under the settings once more.
 
@@ -85,6 +86,13 @@ class Autocast:
             for setting in self._settings:
                 kept = setting["cache_enabled"] and cache
                 stack.enter_context(torch.autocast(**{**setting, "cache_enabled": kept}))
+=======
+    def again(self, **changes: Any) -> Iterator[None]:
+        """Run under the settings once more, with changes to them."""
+        with ExitStack() as stack:
+            for setting in self._settings:
+                stack.enter_context(torch.autocast(**{**setting, **changes}))
+>>>>>>> issue5-eager
             yield
 
 
@@ -98,9 +106,14 @@ def undisturbed(devices: Sequence[torch.device], generators: Sequence[torch.Gene
         found.restore()
 
 
-def transformed() -> bool:
-    """Whether PyTorch has no saved-tensor hooks here: under torch.func, forward-mode and torch.compile."""
-    # neither has a public question; where a release drops these names, torch itself raises an error at the hooks
+def functional() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is at work."""
+    # neither has a public question; where a release drops these names, torch itself raises an error later
     level = getattr(torch._C._functorch, "maybe_current_level", lambda: None)()
     dual = getattr(torch.autograd.forward_ad, "_current_level", -1)
-    return level is not None or dual >= 0 or torch.compiler.is_compiling()
+    return level is not None or dual >= 0
+
+
+def transformed() -> bool:
+    """Whether PyTorch has no saved-tensor hooks here: under torch.func, forward-mode and torch.compile."""
+    return functional() or torch.compiler.is_compiling()

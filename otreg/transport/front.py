@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otreg.errors import InputError
+from otreg.errors import ConvergenceWarning, InputError
 from otreg.reductions.checks import as_tensor, finite, positive
 from otreg.reductions.engines import Engine, choose, get_engine
 from otreg.reductions.truncated import TruncatedEngine
 from otreg.transport.gradients import Solved, transport_value
-from otreg.transport.result import ConvergenceWarning, TransportResult
+from otreg.transport.result import TransportResult
 from otreg.transport.schedule import annealing
 from otreg.transport.solver import solve_pair, solve_self
 from otreg.transport.validation import Problem, make_problem

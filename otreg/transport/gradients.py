@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from otreg.autodiff import conjugate_gradient
+from otreg.autodiff.krylov import solve
 from otreg.reductions.engines import Engine
 from otreg.reductions.front import logarithm
 from otreg.reductions.gibbs import gibbs_sum
@@ -224,10 +224,11 @@ def adjoint(solved: Solved, cotangent_f: Tensor, cotangent_g: Tensor) -> tuple[T
         return project(root * image)
 
     tol = 1e-10 if dtype == torch.float64 else 1e-5
-    found = conjugate_gradient(schur, project(right), tol=tol, max_iterations=1000)
-    if found.residual > 1e3 * tol:
+    found = solve(schur, project(right), tol=tol, max_iterations=1000)
+    residual = float(found.residual)
+    if residual > 1e3 * tol:
         warnings.warn(
-            f"implicit differentiation stopped at a relative residual of {found.residual:.1g}: "
+            f"implicit differentiation stopped at a relative residual of {residual:.1g}: "
             "use float64 points or a larger blur",
             RuntimeWarning,
             stacklevel=2,

@@ -20,10 +20,6 @@ LARGEST_DENSE_PLAN = 50_000_000
 """Entries of the largest plan that :meth:`TransportResult.plan` will store."""
 
 
-class ConvergenceWarning(UserWarning):
-    """The marginal error was still above the tolerance when the iterations ran out."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TransportResult:
     """An entropic transport plan ``P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)`` and what it cost.
