@@ -75,24 +75,15 @@ class Autocast:
         ]
 
     @contextmanager
-<<<<<<< HEAD
-    def again(self, *, cache: bool = True) -> Iterator[None]:
-        """Run under the settings once more.
+    def again(self, **changes: Any) -> Iterator[None]:
+        """Run under the settings once more, with changes to them.
 
-        Without ``cache`` no cast of a parameter is taken from outside or left for later: each belongs to a graph,
-        and graphs come and go.
+        With ``cache_enabled=False`` no cast of a parameter is taken from outside or left for later: each belongs to
+        a graph, and graphs come and go.
         """
         with ExitStack() as stack:
             for setting in self._settings:
-                kept = setting["cache_enabled"] and cache
-                stack.enter_context(torch.autocast(**{**setting, "cache_enabled": kept}))
-=======
-    def again(self, **changes: Any) -> Iterator[None]:
-        """Run under the settings once more, with changes to them."""
-        with ExitStack() as stack:
-            for setting in self._settings:
                 stack.enter_context(torch.autocast(**{**setting, **changes}))
->>>>>>> issue5-eager
             yield
 
 

@@ -134,7 +134,7 @@ class Evaluation:
             size = _size(structure)
             nests.append(unflatten(inputs[position : position + size], structure))
             position += size
-        with self._autocast.again(cache=False):
+        with self._autocast.again(cache_enabled=False):
             value = self._function(*nests)
         self._check(value, tile)
         if self._sum_over is None:
