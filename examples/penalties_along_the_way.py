@@ -116,7 +116,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer layers and steps")
     quick = parser.parse_args().quick
-    count, size, layers, channels = (16, 48, 6, 8) if quick else (64, 96, 8, 16)
+    count, size, layers, channels = (32, 64, 6, 12) if quick else (64, 96, 8, 16)
     steps = 3
     activation = count * channels * size * size * 4 / 2**20
     print(
