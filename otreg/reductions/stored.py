@@ -20,6 +20,9 @@ from torch import Tensor
 from otreg.reductions.blocks import chunks, finite_or_zero
 from otreg.reductions.fused import ABSENT, SINGLE_PRECISION_LIMIT
 
+ALIKE = 40.0
+"""Spread of the gains of all columns up to which float32 holds their exponentials side by side."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -80,15 +83,25 @@ class StoredKernel:
         change = torch.where(torch.isfinite(h), h - self.log_weights, -torch.inf)[order]
         change = change.masked_fill_(~self.column_counts, -torch.inf)
         change = torch.cat([change, change.new_full((1,), -torch.inf)])
+        # where no column has gained far more than another, one exponential for each column serves all blocks
+        present = torch.isfinite(change)
+        highest = finite_or_zero(change.amax())
+        lowest = torch.where(present, change, highest).amin()
+        together = None
+        if float(highest - lowest) < ALIKE:
+            together = torch.exp(change - highest).to(dtype)
         channels = None if values is None else torch.cat([values[order], values[:1]])
         width = 0 if values is None else values.shape[1]
         tops = change.new_empty(len(self.row_order))
         sums = torch.empty(len(self.row_order), 1 + width, dtype=dtype, device=h.device)
         for block in self.blocks:
-            # what all columns of a block have gained is taken out, so that nothing over- or underflows
-            gained = change[block.columns]
-            top = finite_or_zero(gained.amax(dim=1, keepdim=True))
-            weights = torch.exp(gained - top).to(dtype)[:, :, None]
+            if together is not None:
+                top, weights = highest, together[block.columns][:, :, None]
+            else:
+                # what all columns of a tile have gained is taken out, so that nothing over- or underflows
+                gained = change[block.columns]
+                top = finite_or_zero(gained.amax(dim=1, keepdim=True))
+                weights = torch.exp(gained - top).to(dtype)[:, :, None]
             if channels is not None:
                 weights = torch.cat([weights, weights * channels[block.columns]], dim=2)
             sums[block.rows] = block.product(weights)
