@@ -27,13 +27,13 @@ from torch import Tensor
 
 from otreg.autodiff import conjugate_gradient
 
-TOLERANCE = 1e-5
+TOLERANCE = 3e-6
 """Relative residual of the solver."""
 
 ITERATIONS = 100
 """Cap of the unrolled loop; it ends earlier, at TOLERANCE."""
 
-FIRST_WEIGHT = 0.02
+FIRST_WEIGHT = 0.05
 """λ at the start; AᴴA has eigenvalues between 0 and 1."""
 
 NOISE = 0.01
