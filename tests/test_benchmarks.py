@@ -214,3 +214,38 @@ def test_sizes_and_tools_that_are_not_there(
     icp, absent = registration.measure(name, pair, options)
     assert 500 < icp["moving"] < 700 and 500 < icp["fixed"] < 700 and icp["error"] < 2.0
     assert absent["skipped"] == "not installed: magic"
+
+
+def test_largest_sizes_follow_from_the_slope(modules: tuple[ModuleType, ModuleType]) -> None:
+    import memory
+
+    def found(**megabytes: float) -> dict[int, dict[str, float]]:
+        return {int(size[1:]): {"megabytes": value} for size, value in megabytes.items()}
+
+    # 100 MB, and 4 MB for each item: 4071 of them make 16 GB; the first is not looked at
+    assert memory.largest(found(n1=900.0, n10=140.0, n20=180.0), 1) == (pytest.approx(4071.0), True)
+    # 384 MB, and 1000 MB for each squared: 4 of them
+    assert memory.largest(found(n1=1384.0, n2=4384.0), 2) == (pytest.approx(4.0), True)
+    assert memory.largest(found(n10=140.0, n20=145.0), 1) == (20.0, False)
+    assert memory.in_words(4071.0, True) == "about 4,100"
+    assert memory.in_words(20.0, False) == "more than 20"
+
+
+def test_memory(tmp_path: Path) -> None:
+    """Penalties, whose memory is known: plain autograd stores more than the activation that ours stores."""
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "memory.py"),
+        "--quick",
+        "--problems",
+        "eager_penalty",
+    ]
+    command += ["--json", str(tmp_path / "a.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "| penalties on all activations, 16 images | `eager_penalty` | " in done.stdout
+    found = json.loads((tmp_path / "a.json").read_text())["results"]["eager_penalty"]
+    activation = 16 * 16 * 96**2 * 4 / 2**20
+    plain, ours = (found[way]["16"] for way in ("plain", "ours"))
+    assert plain["gradient"] == pytest.approx(ours["gradient"], rel=1e-3)
+    # seven layers are penalised; the penalties alone keep at least two arrays of each
+    assert plain["megabytes"] - ours["megabytes"] > 7 * activation

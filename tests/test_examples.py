@@ -90,6 +90,15 @@ def test_sinkhorn_10000(tmp_path: Path) -> None:
     assert rows["envelope theorem"][4] == pytest.approx(rows["scan"][4], rel=1e-3)
 
 
+def test_conjugate_gradient_in_a_network(tmp_path: Path) -> None:
+    _, _, plain, ours, apart, gain = run("conjugate_gradient_in_a_network.py", tmp_path)
+    first, last, *_ = numbers(plain)
+    assert last < first
+    assert numbers(ours)[:2] == pytest.approx([first, last], rel=2e-3)
+    assert numbers(apart)[0] < numbers(apart)[1]
+    assert numbers(gain)[0] > 2.0
+
+
 def test_unfolded_deblurring(tmp_path: Path) -> None:
     _, _, plain, implicit, apart, gain = run("unfolded_deblurring.py", tmp_path)
     first, last, width, *_ = numbers(plain)

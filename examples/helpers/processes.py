@@ -25,8 +25,9 @@ def measured(script: str, **case: Any) -> dict[str, Any]:
 def serve(work: Callable[..., Mapping[str, Any]], small: Mapping[str, Any]) -> bool:
     """Run ``work`` on the case that :func:`measured` asks for, if it does; print results, seconds and megabytes.
 
-    Megabytes are those of the process at its peak, beyond what it held after ``work(**small)``: what libraries touch
-    when they are used for the first time is not counted.
+    Megabytes are those of the process at its peak, beyond what it held after the same case with ``small`` in it: what
+    libraries touch when they are used for the first time is not counted. A case whose ``device`` is "cuda" is given
+    the peak of what torch has allocated there.
 
     Returns
     -------
@@ -36,15 +37,21 @@ def serve(work: Callable[..., Mapping[str, Any]], small: Mapping[str, Any]) -> b
     if CASE not in sys.argv:
         return False
     case = json.loads(sys.argv[sys.argv.index(CASE) + 1])
-    work(**small)
-    before, start = peak(), time.perf_counter()
+    device = case.get("device", "cpu")
+    work(**{**case, **small})
+    before, start = peak(device), time.perf_counter()
     found = dict(work(**case))
-    print(json.dumps({**found, "seconds": time.perf_counter() - start, "megabytes": peak() - before}))
+    print(json.dumps({**found, "seconds": time.perf_counter() - start, "megabytes": peak(device) - before}))
     return True
 
 
-def peak() -> float:
-    """Most memory that this process has held so far, in megabytes (Linux and macOS)."""
+def peak(device: str = "cpu") -> float:
+    """Most memory that this process has held so far, on a GPU or (Linux and macOS) at all, in megabytes."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / (1 << 20)
     import resource
 
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
