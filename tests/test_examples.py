@@ -77,6 +77,16 @@ def test_sinkhorn_10000(tmp_path: Path) -> None:
     assert rows["envelope theorem"][4] == pytest.approx(rows["scan"][4], rel=1e-3)
 
 
+def test_conjugate_gradient_in_a_network(tmp_path: Path) -> None:
+    _, _, few, also_few, plain, implicit, apart = run("conjugate_gradient_in_a_network.py", tmp_path)
+    first, last, weight, stored = numbers(plain[32:])[:4]
+    assert numbers(implicit[32:])[:3] == pytest.approx([first, last, weight], rel=1e-3)
+    # the loop's memory grows with its iterations, ours does not
+    assert stored > 1.5 * numbers(few[32:])[3]
+    assert numbers(implicit[32:])[3] < numbers(also_few[32:])[3] + 10.0
+    assert numbers(apart)[1] < numbers(apart)[2] and numbers(apart)[3] > 2.0
+
+
 def test_unfolded_deblurring(tmp_path: Path) -> None:
     _, _, plain, implicit, apart, gain = run("unfolded_deblurring.py", tmp_path)
     first, last, width, *_ = numbers(plain)
