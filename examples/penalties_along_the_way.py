@@ -114,10 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer layers and steps")
+    parser.add_argument("--quick", action="store_true", help="fewer pictures, layers, channels and steps")
     quick = parser.parse_args().quick
-    count, size, layers, channels = (16, 48, 6, 8) if quick else (64, 96, 8, 16)
-    steps = 3
+    count, size, layers, channels = (32, 96, 6, 8) if quick else (64, 96, 8, 16)
+    steps = 2 if quick else 3
     activation = count * channels * size * size * 4 / 2**20
     print(
         f"{count} pictures of {size}x{size}, {layers} layers of {channels} channels: {activation:.0f} MB a layer"
