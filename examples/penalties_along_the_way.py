@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer layers and steps")
+    parser.add_argument("--quick", action="store_true", help="fewer pictures, layers, channels and steps")
     quick = parser.parse_args().quick
     count, size, layers, channels = (32, 64, 6, 12) if quick else (64, 96, 8, 16)
     steps = 3
