@@ -12,6 +12,7 @@ from otreg.kernels.radial import (
     Wendland,
 )
 from otreg.kernels.sums import Sum
+from otreg.kernels.system import KernelSystem
 
 __all__ = [
     "RADIAL",
@@ -20,6 +21,7 @@ __all__ = [
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
+    "KernelSystem",
     "Laplacian",
     "Radial",
     "Sum",
