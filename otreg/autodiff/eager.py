@@ -89,7 +89,8 @@ def eager_penalty(
     gradient as a backward pass outside would; with float16 that gradient has not seen the loss scale of a gradient
     scaler, and may underflow (bfloat16 does not). Inside :func:`scan` the penalty's graph is not recorded either.
     On a CPU with glibc, freed arrays below 32 MB are handed back to the system (see :mod:`otreg.autodiff.heap`), which
-    takes time to map them anew. Hooks registered on the penalty's own parameters see the gradient when it is stored and when it is added.
+    takes time to map them anew. Hooks registered on the penalty's own parameters see the gradient when it is
+    stored and when it is added.
     """
     if not isinstance(h, Tensor):
         raise TypeError(f"h must be a Tensor, got {type(h).__name__}")

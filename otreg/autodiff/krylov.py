@@ -150,15 +150,14 @@ def solve(
             steered = residual if preconditioner is None else preconditioner(residual)
             slope = inner(residual, steered, axes)
             active = _halted(active, slope, Stop.PRECONDITIONER, stopped)
-            direction = steered + (slope / previous) * direction if count else steered
+            direction = _plus(steered, slope / previous, direction) if count else steered
             if not bool(active.all()):
                 direction = torch.where(active, direction, torch.zeros_like(direction))
             image = operator(direction)
             curvature = inner(direction, image, axes)
             active = _halted(active, curvature, Stop.INDEFINITE, stopped)
             step = torch.where(active, slope / curvature, torch.zeros_like(slope))
-            solution = solution + step * direction
-            residual = residual - step * image
+            solution, residual = _plus(solution, step, direction), _plus(residual, -step, image)
             previous, size = slope, torch.linalg.vector_norm(residual, dim=axes or None, keepdim=True)
             iterations += active
             better = active & (size < best_size)
@@ -174,12 +173,17 @@ def solve(
         return ConjugateGradient(best * scale, size, iterations, size <= tol, stopped)
 
 
+def _plus(first: Tensor, factor: Tensor, second: Tensor) -> Tensor:
+    """``first + factor * second`` for real factors, read and written once."""
+    return torch.addcmul(first, factor.to(first.dtype), second)
+
+
 def _halted(active: Tensor, positive: Tensor, reason: Stop, stopped: Tensor) -> Tensor:
     """What stays active where a number must be positive; the reason of the others is written down."""
-    fine = positive > 0
-    broken = active & ~fine
+    finite = positive.isfinite()
+    going = active & (positive > 0) & finite
+    broken = active & ~going
     if bool(broken.any()):
-        finite = positive.isfinite()
         stopped[broken & finite] = int(reason)
         stopped[broken & ~finite] = int(Stop.NOT_FINITE)
-    return active & fine & positive.isfinite()
+    return going

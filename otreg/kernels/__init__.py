@@ -12,6 +12,7 @@ from otreg.kernels.radial import (
     Wendland,
 )
 from otreg.kernels.sums import Sum
+from otreg.kernels.system import KernelSystem
 from otreg.reductions.arc_cosine import relu_covariance
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
+    "KernelSystem",
     "Laplacian",
     "Radial",
     "Sum",
