@@ -85,6 +85,21 @@ def test_first_and_second_derivatives(dtype: torch.dtype) -> None:
         assert gradgradcheck(function, inputs)
 
 
+def test_keops() -> None:
+    """A LazyTensor as it is, with the gradient of the points behind it."""
+    keops = pytest.importorskip("pykeops.torch", reason="pykeops is not installed")
+    side = torch.arange(4.0).double()
+    x, b = torch.cartesian_prod(side, side, side).requires_grad_(), numbers(64, 1).requires_grad_()
+    one, other = keops.LazyTensor(x[:, None]), keops.LazyTensor(x[None])
+    found = conjugate_gradient((-((one - other) ** 2).sum(-1)).exp(), b, parameters=(x,))
+    expected = torch.linalg.solve((-(x[:, None] - x[None]).square().sum(-1)).exp(), b)
+    assert torch.allclose(found, expected, rtol=1e-7)
+    for ours, dense in zip(
+        grad(found.square().sum(), (x, b)), grad(expected.square().sum(), (x, b)), strict=True
+    ):
+        assert torch.allclose(ours, dense, rtol=1e-6, atol=1e-7)
+
+
 def test_what_is_listed_may_have_a_history() -> None:
     """And a history that others use, too; each part of the graph is gone through once."""
     raw, b = numbers(6).requires_grad_(), numbers(6, seed=1).requires_grad_()
