@@ -222,11 +222,14 @@ def test_largest_sizes_follow_from_the_slope(modules: tuple[ModuleType, ModuleTy
     def found(**megabytes: float) -> dict[int, dict[str, float]]:
         return {int(size[1:]): {"megabytes": value} for size, value in megabytes.items()}
 
-    # 100 MB, and 4 MB for each item: 4071 of them make 16 GB; the first is not looked at
-    assert memory.largest(found(n1=900.0, n10=140.0, n20=180.0), 1) == (pytest.approx(4071.0), True)
+    # 100 MB, and 40 MB for each item: 407 of them make 16 GB; what falls is not looked at
+    assert memory.largest(found(n1=900.0, n10=500.0, n20=900.0), 1) == (pytest.approx(407.1), True)
     # 384 MB, and 1000 MB for each squared: 4 of them
     assert memory.largest(found(n1=1384.0, n2=4384.0), 2) == (pytest.approx(4.0), True)
     assert memory.largest(found(n10=140.0, n20=145.0), 1) == (20.0, False)
+    # the steepest stretch, and no further than a hundred times the largest
+    assert memory.largest(found(n10=500.0, n20=900.0, n40=910.0), 1) == (pytest.approx(407.1), True)
+    assert memory.largest(found(n10=1.0, n20=12.0), 1) == (2000.0, False)
     assert memory.in_words(4071.0, True) == "about 4,100"
     assert memory.in_words(20.0, False) == "more than 20"
 
