@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from otreg.autodiff.krylov import solve
 from otreg.deformations import Diffeomorphism, Spline
 from otreg.flows.shooting import carry_with_jacobian
 from otreg.reductions.radial import wendland_profile
@@ -260,24 +260,23 @@ class FineFit:
         """Fit the total displacement from the start of this level to a new match."""
         mass, penalty = residuals.mass[:, None], self.stiffness * residuals.variance
         right = self._back @ (mass * residuals.apply(match.targets - self.start.points))
-        shape, size = right.shape, right.size
 
-        def product(flat: FloatArray) -> FloatArray:
-            p = flat.reshape(shape)
+        def product(given: Tensor) -> Tensor:
+            p = given.numpy()
             pulled = mass * residuals.apply(self._kernel @ p)
             result: FloatArray = self._back @ pulled + penalty * (self._energy @ p)
-            return result.ravel().astype(np.float64)
+            return torch.from_numpy(result.astype(np.float64))
 
-        inverse = self._block_inverse(residuals, penalty)
-        solution, _ = cg(
-            LinearOperator((size, size), product, dtype=np.float64),
-            right.ravel(),
-            self.coefficients.ravel(),
-            rtol=FINE_TOLERANCE,
-            maxiter=200,
-            M=LinearOperator((size, size), lambda r: (inverse @ r.reshape(*shape, 1)).ravel()),
+        inverse = torch.from_numpy(self._block_inverse(residuals, penalty))
+        found = solve(
+            product,
+            torch.from_numpy(right.astype(np.float64)),
+            start=torch.from_numpy(self.coefficients),
+            preconditioner=lambda r: (inverse @ r[..., None])[..., 0],
+            tol=FINE_TOLERANCE,
+            max_iterations=200,
         )
-        self.coefficients = solution.reshape(shape)
+        self.coefficients = found.solution.numpy()
 
     def _block_inverse(self, residuals: Residuals, penalty: float) -> FloatArray:
         """Inverses of the 3 × 3 blocks on the diagonal of the system, (m, 3, 3): its preconditioner.
