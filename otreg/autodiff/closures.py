@@ -28,6 +28,21 @@ def edge_of(tensor: Tensor) -> tuple[Any, int]:
     return edge.node, edge.output_nr
 
 
+def nodes_behind(value: Tensor, listed: Iterable[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph that made ``value``, each once, up to those that receive the listed tensors' gradients."""
+    known = {edge_of(tensor) for tensor in listed}
+    waiting = [edge_of(value)]
+    seen = set()
+    while waiting:
+        edge = waiting.pop()
+        node = edge[0]
+        if node is None or edge in known or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        waiting += node.next_functions
+
+
 def leaves_used(value: Tensor, since: int, listed: Iterable[Tensor], name: str) -> list[Tensor]:
     """Leaves that need gradients, among the tensors used to make ``value`` since a :func:`moment`.
 
@@ -47,16 +62,8 @@ def leaves_used(value: Tensor, since: int, listed: Iterable[Tensor], name: str) 
         If the function used a tensor with a history of its own that is not listed: following it would run, and
         free, a part of somebody else's graph.
     """
-    known = {edge_of(tensor) for tensor in listed}
     found: list[Tensor] = []
-    waiting = [edge_of(value)]
-    seen = set()
-    while waiting:
-        edge = waiting.pop()
-        node = edge[0]
-        if node is None or edge in known or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind(value, listed):
         if node.name() == _LEAF:
             found.append(node.variable)
         elif node._sequence_nr() <= since:
@@ -64,7 +71,6 @@ def leaves_used(value: Tensor, since: int, listed: Iterable[Tensor], name: str) 
                 f"{name} uses a tensor with a history of its own (made by {node.name()}): "
                 "name it in parameters, or detach it"
             )
-        waiting += node.next_functions
     return found
 
 

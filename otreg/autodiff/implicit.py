@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.graph import get_gradient_edge
 
+from otreg.autodiff.closures import nodes_behind
 from otreg.autodiff.krylov import ConjugateGradient, Stop, axes_of, norm, solve
 from otreg.autodiff.surroundings import functional
 from otreg.errors import ConvergenceWarning, InputError
@@ -106,22 +106,13 @@ def refuse_unlisted(image: Tensor, listed: Sequence[Tensor], name: str) -> None:
     """Raise InputError if a result depends on a leaf that requires a gradient and is not behind ``listed``."""
     if not image.requires_grad:
         return
-    edges = [get_gradient_edge(each) for each in listed if each.requires_grad]
-    known = {(edge.node, edge.output_nr) for edge in edges}
-    waiting, seen = [get_gradient_edge(image)], set(known)
-    while waiting:
-        edge = waiting.pop()
-        place = (edge[0], edge[1])
-        if place in seen:
-            continue
-        seen.add(place)
-        leaf = getattr(edge[0], "variable", None)
+    for node in nodes_behind(image, (each for each in listed if each.requires_grad)):
+        leaf = getattr(node, "variable", None)
         if isinstance(leaf, Tensor):
             raise InputError(
                 f"{name} depends on a tensor of shape {tuple(leaf.shape)} that requires a gradient: put it into "
                 "parameters (or what was made of it, where that is what the function uses), or detach it"
             )
-        waiting += [following for following in edge[0].next_functions if following[0] is not None]  # type: ignore[misc]
 
 
 def solve_and_report(
