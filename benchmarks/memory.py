@@ -6,9 +6,13 @@ One loss and its gradient, from data to the end of the backward pass, each in a 
 examples/. MB are the peak of the process beyond what it held after the same work in a tiny size, with ``--device cuda``
 the peak of what torch allocates. The norms of both gradients are compared.
 
-The largest size in 16 GB is computed, not run: memory is taken as a + b sizeᵖ through the two largest sizes that were
-measured, p = 2 where a matrix of all pairs is stored and p = 1 otherwise. Where memory grew by less than 10 MB or a
-tenth, nothing can be said but "more than" the largest size that was run.
+The C library is told to give freed arrays back at once, so that what is measured is what is held; that costs both ways
+time.
+
+The largest size in 16 GB is computed, not run: memory is taken as a + b sizeᵖ through the two neighbouring sizes
+between which it grew fastest, p = 2 where plain autograd stores a matrix of all pairs and p = 1 otherwise. Where it
+grew by less than 10 MB or a tenth, nothing can be said but "more than" the largest size that was run; nor beyond a
+hundred times that.
 """
 
 from __future__ import annotations
