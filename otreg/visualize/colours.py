@@ -73,6 +73,20 @@ def sequential(count: int = 256) -> FloatArray:
     return lch_to_rgb(np.stack([lightness, chroma, hue], axis=-1))
 
 
+def diverging(count: int = 256) -> FloatArray:
+    """Colours from blue over near white to red-orange, (count, 3) sRGB in 0..1; the middle one stands for 0.
+
+    Lightness falls evenly to both sides, so strength is seen without colours; blue against orange is told
+    apart in the common kinds of colour blindness.
+    """
+    position = np.linspace(-1.0, 1.0, count)
+    strength = np.abs(position)
+    lightness = 94.0 - 54.0 * strength
+    chroma = 58.0 * strength**0.8
+    hue = np.where(position < 0, 268.0, 48.0)
+    return lch_to_rgb(np.stack([lightness, chroma, hue], axis=-1))
+
+
 def categorical(count: int) -> FloatArray:
     """Colours for labels, (count, 3) sRGB in 0..1: neighbours in the list differ in hue and in lightness."""
     index = np.arange(count)
