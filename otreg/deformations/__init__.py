@@ -10,6 +10,7 @@ from otreg.deformations.diffeomorphism import Diffeomorphism, InverseFlow
 from otreg.deformations.files import load_transform
 from otreg.deformations.inverse import InverseDeformation, InverseReport
 from otreg.deformations.spline import Spline
+from otreg.deformations.trajectory import Leg, legs, trajectory
 
 __all__ = [
     "Affine",
@@ -19,7 +20,10 @@ __all__ = [
     "InverseDeformation",
     "InverseFlow",
     "InverseReport",
+    "Leg",
     "Spline",
     "compose",
+    "legs",
     "load_transform",
+    "trajectory",
 ]

@@ -2,6 +2,7 @@
 
 from otreg.autodiff import Snapshots
 from otreg.flows.adaptive import adaptive_times, integrate_adaptive
+from otreg.flows.along import positions_along
 from otreg.flows.fixed import integrate
 from otreg.flows.shooting import Path, carry, carry_with_jacobian, drift, hamiltonian, shoot
 
@@ -15,5 +16,6 @@ __all__ = [
     "hamiltonian",
     "integrate",
     "integrate_adaptive",
+    "positions_along",
     "shoot",
 ]
