@@ -103,7 +103,7 @@ def contour_lines(shape: Surface, view: View, count: int) -> Lines:
     corners = shape.triangle_corners
     known = np.isfinite(corners).all(axis=(1, 2))
     lift = _LIFT * np.linalg.norm(np.ptp(corners[known].reshape(-1, 3), axis=0))
-    corners = corners[known] + lift * shape.triangle_normals[known][:, None]
+    corners, lifted = corners[known], lift * shape.triangle_normals[known]
     extent = [np.ptp(corners @ axis) for axis in (view.right, view.up)]
     normal = view.right if extent[0] >= extent[1] else view.up
     depth = corners @ normal  # (T, 3)
@@ -121,7 +121,7 @@ def contour_lines(shape: Surface, view: View, count: int) -> Lines:
             other = (alone + turn) % 3
             share = height[rows, alone] / (height[rows, alone] - height[rows, other])
             tip = triangle[rows, alone]
-            ends.append(tip + share[:, None] * (triangle[rows, other] - tip))
+            ends.append(tip + share[:, None] * (triangle[rows, other] - tip) + lifted[cut])
         clouds.append(np.stack(ends, axis=1).reshape(-1, 3))
     points = np.concatenate(clouds)
     return points, np.arange(len(points)).reshape(-1, 2)
