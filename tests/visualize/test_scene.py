@@ -74,7 +74,7 @@ def test_a_head_is_seen_from_the_side_that_is_named(
     def seen(view: str, blue: bool) -> tuple[float, float] | None:
         """Column and row of the spot from the middle, in half sizes of the picture."""
         image = squares(Scene([Panel("", layers)], views=[view], frame=frame, size=(300, 300)).image())
-            image = image[:260]  # the names below have colours too
+        image = image[:260]  # the names below have colours too
         red, _, blueness = image[..., 0], image[..., 1], image[..., 2]
         mask = (blueness - red > 60) if blue else (red - blueness > 60)
         if mask.sum() < 30:
@@ -251,6 +251,7 @@ def test_contours_run_around_the_fixed_shape() -> None:
     lengths = np.linalg.norm(lines.points[lines.cells[:, 1]] - lines.points[lines.cells[:, 0]], axis=1)
     heights = 20 * ((np.arange(5) + 0.5) / 5 - 0.5)
     assert lengths.sum() == pytest.approx(2 * np.pi * np.sqrt(100 - heights**2).sum(), rel=0.03)
+    made.layer("moved").values = None
     image = squares(made.image())
     middle = image[:, round(image.shape[1] / 2)]
     assert label((middle[20:-70] < 70).all(axis=1))[1] == 5
