@@ -31,26 +31,26 @@ def spread_points(shape: Surface, count: int) -> IntArray:
     return rows[farthest_points(shape.points[rows], count)]
 
 
-def grid_lines(points: FloatArray, view: View, cells: int, *, planes: str) -> Lines:
-    """Lines of a regular grid in the box of ``points`` (N, 3) along a view's axes, a little larger.
+def grid_lines(points: FloatArray, axes: FloatArray, cells: int, *, planes: str) -> Lines:
+    """Lines of a regular grid in the box of ``points`` (N, 3) along given axes, a little larger.
 
     Parameters
     ----------
     points : array (N, 3)
         Finite.
-    view : View
-        Its axes are those of the grid.
+    axes : array (3, 3)
+        Rows, orthonormal: those of the grid; of a view, right, up and towards the viewer.
     cells : int
         Along the longest side; the other sides have cells of the same size.
     planes : {"facing", "three", "lattice"}
-        One plane through the middle that faces the viewer, three planes across each other, or lines through
+        One plane through the middle along the first two axes, three planes across each other, or lines through
         the whole box.
 
     Returns
     -------
     points (N, 3), segments (S, 2)
     """
-    local = points @ view.axes.T
+    local = points @ axes.T
     low, high = local.min(axis=0), local.max(axis=0)
     margin = _MARGIN * float((high - low).max())
     low, high = low - margin, high + margin
@@ -83,7 +83,7 @@ def grid_lines(points: FloatArray, view: View, cells: int, *, planes: str) -> Li
         clouds.append(line.reshape(-1, 3))
         segments.append(np.stack([number[:, :-1].reshape(-1), number[:, 1:].reshape(-1)], axis=1))
         count += number.size
-    return np.concatenate(clouds) @ view.axes, np.concatenate(segments)
+    return np.concatenate(clouds) @ axes, np.concatenate(segments)
 
 
 def contour_lines(shape: Surface, view: View, count: int) -> Lines:
