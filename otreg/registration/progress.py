@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,19 +34,21 @@ class Progress:
     ) -> None:
         self.total, self.listener, self.stop = total, listener, stop
         self.done = 0
+        self._lock = threading.Lock()  # stages may run side by side
         self.began = time.monotonic()
 
     def step(self, stage: str, distance: float | None = None) -> None:
         """Report one finished step of ``stage``."""
-        self.done += 1
-        elapsed = time.monotonic() - self.began
-        if self.listener is not None:
-            left = elapsed / self.done * max(self.total - self.done, 0)
-            self.listener(
-                ProgressEvent(stage, self.done, max(self.total, self.done), distance, elapsed, left)
-            )
-        if self.stop is not None and self.stop():
-            raise Interrupted
+        with self._lock:
+            self.done += 1
+            elapsed = time.monotonic() - self.began
+            if self.listener is not None:
+                left = elapsed / self.done * max(self.total - self.done, 0)
+                self.listener(
+                    ProgressEvent(stage, self.done, max(self.total, self.done), distance, elapsed, left)
+                )
+            if self.stop is not None and self.stop():
+                raise Interrupted
 
     @property
     def elapsed(self) -> float:
