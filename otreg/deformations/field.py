@@ -81,9 +81,7 @@ class DisplacementField:
         kind = "modeling" if self.direction == "points" else "resampling"
         # the second key is 3D Slicer's: it tells which way its Transforms module takes the vectors
         fields = {"otreg maps": self.maps, "displacement field type": kind}
-        return VectorImage(
-            self.grid, self.displacements, self.frame, about_text(self.maps, self.frame), fields
-        )
+        return VectorImage(self.grid, self.displacements, self.frame, self.maps, fields)
 
     def save(self, path: str | os.PathLike[str], *, compressed: bool = True) -> list[str]:
         """Write the field whole, or not at all, in the format that the suffix names.
@@ -110,7 +108,7 @@ class DisplacementField:
         name = str(path).lower()
         if name.endswith(HDF5_SUFFIXES):
             image = self.image().in_lps()
-            write_itk_hdf5([image], path, image.about, compressed=compressed)
+            write_itk_hdf5([image], path, image.headline, compressed=compressed)
         elif image_suffix(path) is None:
             known = ", ".join((*IMAGE_SUFFIXES, *HDF5_SUFFIXES))
             raise InputError(f"{path}: a field is written as {known}; choose such a name")
@@ -224,11 +222,6 @@ def _images(mapping: Deformation, points: FloatArray) -> FloatArray:
             f"the map has no finite image at {int(wrong.sum())} points of the grid, as ({place})"
         )
     return images
-
-
-def about_text(maps: str, frame: str | None) -> str:
-    """What stands in the header of a file: at most 79 characters, which NIfTI has room for."""
-    return f"otreg, {frame or 'frame unknown'}: {maps}"
 
 
 def frame_notes(frame: str | None, any_frame: bool) -> list[str]:

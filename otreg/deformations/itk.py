@@ -16,7 +16,6 @@ from otreg.deformations.field import (
     DisplacementField,
     FieldAccuracy,
     Progress,
-    about_text,
     frame_notes,
     measured,
     sampled,
@@ -92,7 +91,7 @@ class ItkTransform:
                 f"{path}: ITK's files are in LPS, and tkRAS differs from it by an offset that the transform does not "
                 "know: register surfaces converted to RAS (otreg convert --frame RAS)"
             )
-        about = about_text(self.maps, "LPS" if self.frame else None)
+        about = f"otreg, {'LPS' if self.frame else 'frame unknown'}: {self.maps}"
         if self.field is None:
             whole = self._in_lps(self.after.after(self.before))
             if name.endswith(TEXT_SUFFIXES):

@@ -34,7 +34,7 @@ class VectorImage:
     frame : {"RAS", "LPS", "tkRAS"} or None
         ``None`` where it is not known.
     about : str
-        What the vectors are, in plain ASCII; it goes into the header.
+        What the vectors are, in plain ASCII.
     fields : dict of str to str
         More of that: key and value for NRRD and VTK, which have a place for them.
     """
@@ -51,6 +51,11 @@ class VectorImage:
             raise InputError(
                 f"vectors must be float32 of shape {wanted}, got {self.vectors.dtype} of {self.vectors.shape}"
             )
+
+    @property
+    def headline(self) -> str:
+        """What goes into the header of a file: frame and meaning, cut at the 79 characters that NIfTI holds."""
+        return f"otreg, {f'vectors {self.frame}' if self.frame else 'frame unknown'}: {self.about}"[:79]
 
     def in_lps(self) -> VectorImage:
         """Return the image with grid and vectors in LPS; where the frame is not known, as it is.
@@ -138,7 +143,7 @@ def _write_nifti(image: VectorImage, path: Path, compressed: bool) -> None:
     header.set_sform(affine, "scanner")
     header.set_intent("vector")
     header.set_xyzt_units("mm")
-    header["descrip"] = image.about.encode("ascii")[:79]
+    header["descrip"] = image.headline.encode("ascii")
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     with path.open("wb") as file, _gzipped(file, compressed) as stream:
@@ -156,7 +161,7 @@ def _write_nrrd(image: VectorImage, path: Path, compressed: bool) -> None:
     steps = " ".join(vector(column) for column in (grid.directions * grid.spacing).T)
     lines = [
         "NRRD0005",
-        f"# {image.about}",
+        f"# {image.headline}",
         "type: float",
         "dimension: 4",
         "space: left-posterior-superior" if image.frame else "space dimension: 3",
@@ -189,7 +194,7 @@ def _write_vti(image: VectorImage, path: Path, compressed: bool) -> None:
     vectors = numpy_to_vtk(np.ascontiguousarray(image.vectors).reshape(-1, 3))
     vectors.SetName("displacement")
     data.GetPointData().SetVectors(vectors)
-    about = {"SPACE": image.frame, "about": image.about, **image.fields}
+    about = {"SPACE": image.frame, "about": image.headline, **image.fields}
     for name, value in about.items():
         if value:
             text = vtkStringArray()
