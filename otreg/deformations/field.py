@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 _BLOCK = 1 << 16
 """Points that are mapped together: what is held beyond the result."""
 _CHECKED = 1000
-"""Random points at which the accuracy is measured."""
+"""Random points at which the accuracy is measured, and about as many where the field bends most."""
 
 
 class FieldAccuracy(NamedTuple):
@@ -31,10 +31,12 @@ class FieldAccuracy(NamedTuple):
 
     Attributes
     ----------
-    mean, largest : float
+    mean : float
         Over random points, uniform in the grid; rounding to float32 is part of it.
+    largest : float
+        Over these and the middles of the cells around the grid points where the field bends most.
     points : int
-        How many points.
+        How many points that are together.
     """
 
     mean: float
@@ -183,7 +185,8 @@ def sampled(found: Oriented, grid: Grid, progress: Progress | None = None) -> Di
     field = DisplacementField(
         grid, vectors, found.frame, found.direction, found.maps, FieldAccuracy(0.0, 0.0, 0)
     )
-    return dataclasses.replace(field, accuracy=measured(found.mapping, field.map, grid))
+    points = checked_points(field)
+    return dataclasses.replace(field, accuracy=measured(found.mapping, field.map, points))
 
 
 def displacements(mapping: Deformation, grid: Grid, progress: Progress | None = None) -> NDArray[np.float32]:
@@ -199,13 +202,42 @@ def displacements(mapping: Deformation, grid: Grid, progress: Progress | None = 
 
 
 def measured(
-    mapping: Deformation, approximation: Callable[[FloatArray], FloatArray], grid: Grid
+    mapping: Deformation, approximation: Callable[[FloatArray], FloatArray], points: FloatArray
 ) -> FieldAccuracy:
-    """Distance between a map and its approximation at random points in a grid, always the same ones."""
-    places = np.random.default_rng(0).random((_CHECKED, 3)) * (np.array(grid.shape) - 1.0)
-    points = grid.origin + (places * grid.spacing) @ grid.directions.T
+    """Distance between a map and its approximation at :func:`checked_points`."""
     error = np.linalg.norm(approximation(points) - _images(mapping, points), axis=1)
-    return FieldAccuracy(float(error.mean()), float(error.max()), len(points))
+    return FieldAccuracy(float(error[:_CHECKED].mean()), float(error.max()), len(points))
+
+
+def checked_points(field: DisplacementField) -> FloatArray:
+    """Random points in the grid, always the same ones, and after them those where linear interpolation errs most.
+
+    Along an axis it errs by ``h² |u''| / 8`` in the middle between two points, and ``h² u''`` is the second
+    difference of three: the points with the largest ones are found, and the middles of the cells around them taken.
+    """
+    grid, last = field.grid, np.array(field.grid.shape) - 1.0
+    random = np.random.default_rng(0).random((_CHECKED, 3)) * last
+    halves = 0.5 - np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(8, 3)
+    bent = _most_bent(field.displacements, _CHECKED // 8)
+    middles = np.clip((bent[:, None, :] + halves).reshape(-1, 3), 0.0, last)
+    return grid.origin + (np.concatenate([random, middles]) * grid.spacing) @ grid.directions.T
+
+
+def _most_bent(vectors: NDArray[np.float32], count: int) -> FloatArray:
+    """Indices (i, j, k) of the points with the largest second differences, at most ``count``; plane by plane."""
+    best, places = np.zeros(0), np.zeros((0, 3))
+    for k, plane in enumerate(vectors):
+        bend = np.zeros(plane.shape[:2])
+        bend[:, 1:-1] += np.linalg.norm(plane[:, 2:] - 2.0 * plane[:, 1:-1] + plane[:, :-2], axis=2)
+        bend[1:-1] += np.linalg.norm(plane[2:] - 2.0 * plane[1:-1] + plane[:-2], axis=2)
+        if 0 < k < len(vectors) - 1:
+            bend += np.linalg.norm(vectors[k + 1] - 2.0 * plane + vectors[k - 1], axis=2)
+        j, i = np.unravel_index(np.argsort(bend, axis=None)[-count:], bend.shape)
+        best = np.concatenate([best, bend[j, i]])
+        places = np.concatenate([places, np.stack([i, j, np.full(len(i), k)], axis=1)])
+        kept = np.argsort(best)[-count:]
+        best, places = best[kept], places[kept]
+    return places
 
 
 def _images(mapping: Deformation, points: FloatArray) -> FloatArray:

@@ -16,6 +16,7 @@ from otreg.deformations.field import (
     DisplacementField,
     FieldAccuracy,
     Progress,
+    checked_points,
     frame_notes,
     measured,
     sampled,
@@ -161,7 +162,9 @@ def itk_transform(
     inner = Composite(stages) if len(stages) > 1 else stages[0]
     field = sampled(found._replace(mapping=inner), _carried(where, before), progress)
     whole = ItkTransform(before, field, after, *about, field.accuracy)
-    return dataclasses.replace(whole, accuracy=measured(mapping, whole.map, where))
+    # the field knows where it bends most; the map begins before the affine part that leads there
+    points = before.inverse.map(checked_points(field))
+    return dataclasses.replace(whole, accuracy=measured(mapping, whole.map, points))
 
 
 def _plain(stage: Deformation) -> Affine:

@@ -121,7 +121,7 @@ def test_itk_moves_points_as_we_do(name: str, frame: str | None, direction: str,
             reader(tmp_path / file if file != "f.h5" else str(tmp_path / file)), in_lps(points, frame)
         )
         error = np.linalg.norm(found - wanted, axis=1)
-        assert error.max() <= 1.5 * field.accuracy.largest + 1e-5
+        assert error.max() <= 1.05 * field.accuracy.largest + 1e-5
         assert error.max() < 0.15  # 4 apart, of a width of 25
         # and as the result itself says that a reader moves them
         np.testing.assert_allclose(found, in_lps(field.map(points), frame), atol=1e-4)
@@ -130,7 +130,7 @@ def test_itk_moves_points_as_we_do(name: str, frame: str | None, direction: str,
     whole.save(tmp_path / "whole.h5")
     found = moved_by(SimpleITK.ReadTransform(str(tmp_path / "whole.h5")), in_lps(points, frame))
     error = np.linalg.norm(found - wanted, axis=1)
-    assert error.max() <= 1.5 * whole.accuracy.largest + 1e-5
+    assert error.max() <= 1.05 * whole.accuracy.largest + 1e-5
     assert error.max() < 0.15
     np.testing.assert_allclose(found, in_lps(whole.map(points), frame), atol=1e-4)
     if name == "affine":
@@ -287,7 +287,7 @@ def test_accuracy_is_that_of_linear_interpolation() -> None:
         points = inner_points(field.grid, 4000)
         error = np.linalg.norm(field.map(points) - transform.map(points), axis=1)
         assert field.accuracy.mean == pytest.approx(error.mean(), rel=0.1)
-        assert field.accuracy.largest == pytest.approx(error.max(), rel=0.5)
+        assert 0.98 * error.max() <= field.accuracy.largest < 1.5 * error.max()
         errors.append(field.accuracy.mean)
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.15)
 
