@@ -37,6 +37,9 @@ class VectorImage:
         What the vectors are, in plain ASCII.
     fields : dict of str to str
         More of that: key and value for NRRD and VTK, which have a place for them.
+    turned : bool
+        Whether ``vectors`` are still in the other of RAS and LPS: :meth:`planes` turns them one by one, so that no
+        second copy of all is held.
     """
 
     grid: Grid
@@ -44,6 +47,7 @@ class VectorImage:
     frame: str | None
     about: str
     fields: dict[str, str] = dataclasses.field(default_factory=dict)
+    turned: bool = False
 
     def __post_init__(self) -> None:
         wanted = (*self.grid.shape[::-1], 3)
@@ -72,8 +76,13 @@ class VectorImage:
             )
         if self.frame != "RAS":
             return self
-        turned = self.vectors * HALF_TURN.astype(np.float32)
-        return dataclasses.replace(self, grid=self.grid.turned(), vectors=turned, frame="LPS")
+        return dataclasses.replace(self, grid=self.grid.turned(), frame="LPS", turned=not self.turned)
+
+    def planes(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors of each plane k, (ny, nx, 3), in :attr:`frame`, little-endian and contiguous."""
+        for plane in self.vectors:
+            turned = plane * HALF_TURN.astype(np.float32) if self.turned else plane
+            yield np.ascontiguousarray(turned, dtype="<f4")
 
 
 def image_suffix(path: str | os.PathLike[str]) -> str | None:
@@ -149,8 +158,8 @@ def _write_nifti(image: VectorImage, path: Path, compressed: bool) -> None:
     with path.open("wb") as file, _gzipped(file, compressed) as stream:
         stream.write(header.binaryblock + b"\0\0\0\0")
         for component in range(3):
-            for plane in image.vectors:
-                stream.write(np.ascontiguousarray(plane[..., component], dtype="<f4").data)
+            for plane in image.planes():
+                stream.write(np.ascontiguousarray(plane[..., component]).data)
 
 
 def _write_nrrd(image: VectorImage, path: Path, compressed: bool) -> None:
@@ -176,8 +185,8 @@ def _write_nrrd(image: VectorImage, path: Path, compressed: bool) -> None:
     with path.open("wb") as file:
         file.write(("\n".join(lines) + "\n\n").encode("ascii"))
         with _gzipped(file, compressed) as stream:
-            for plane in image.vectors:
-                stream.write(np.ascontiguousarray(plane, dtype="<f4").data)
+            for plane in image.planes():
+                stream.write(plane.data)
 
 
 def _write_vti(image: VectorImage, path: Path, compressed: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from otreg.io.images import VectorImage
 
 TEXT_SUFFIXES = (".tfm", ".txt")
 HDF5_SUFFIXES = (".h5", ".hdf5")
+
+_CHUNK = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,14 +91,24 @@ def write_itk_hdf5(
                 fixed = np.concatenate([grid.shape, grid.origin, grid.spacing, grid.directions.ravel()])
                 _write_text(group, "TransformType", "DisplacementFieldTransform_double_3_3")
                 _write_numbers(group, "TransformFixedParameters", fixed)
-                _write_numbers(group, "TransformParameters", part.vectors.ravel(), compressed)
+                _write_vectors(group, "TransformParameters", part, compressed)
 
 
-def _write_numbers(group: Any, name: str, values: NDArray[Any], compressed: bool = False) -> None:
-    how: dict[str, Any] = (
-        {"compression": "gzip", "compression_opts": 4, "shuffle": True} if compressed else {}
-    )
-    group.create_dataset(name, data=values, track_times=False, **how)
+def _write_numbers(group: Any, name: str, values: NDArray[Any]) -> None:
+    group.create_dataset(name, data=values, track_times=False)
+
+
+def _write_vectors(group: Any, name: str, image: VectorImage, compressed: bool) -> None:
+    """Write the vectors one after the other, plane by plane."""
+    size = image.vectors.size
+    how: dict[str, Any] = {}
+    if compressed:
+        how = {"compression": "gzip", "compression_opts": 4, "shuffle": True, "chunks": (min(size, _CHUNK),)}
+    numbers = group.create_dataset(name, (size,), "<f4", track_times=False, **how)
+    start = 0
+    for plane in image.planes():
+        numbers[start : start + plane.size] = plane.ravel()
+        start += plane.size
 
 
 def _write_text(group: Any, name: str, text: str) -> None:
@@ -106,8 +117,3 @@ def _write_text(group: Any, name: str, text: str) -> None:
     group.create_dataset(
         name, data=[text.encode("ascii")], dtype=h5py.string_dtype("ascii"), track_times=False
     )
-
-
-def is_itk_transform(path: Path) -> bool:
-    """Whether a name ends as ITK's transform files do."""
-    return path.suffix.lower() in TEXT_SUFFIXES + HDF5_SUFFIXES
