@@ -16,6 +16,7 @@ from .convert import convert
 from .errors import quiet_libraries
 from .errors import run as run_safely
 from .evaluate import evaluate
+from .field import field
 from .info import info
 from .output import finish, prepare_streams
 from .register import register
@@ -31,6 +32,7 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg apply run/transform.h5 patient-landmarks.mrk.json -o in-atlas.csv
   otreg evaluate run/moved.stl atlas.vtk
   otreg render run -o run.png
+  otreg field run -o field.nii.gz
 """
 
 _EPILOG = """\b
@@ -54,7 +56,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render):
+for _command in (register, apply, evaluate, compose, info, convert, render, field):
     cli.add_command(_command)
 
 

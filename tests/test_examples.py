@@ -66,6 +66,18 @@ def test_script_registration(tmp_path: Path) -> None:
     assert same.endswith("yes")
 
 
+def test_export_field(tmp_path: Path) -> None:
+    head, coarse, fine, what, moved, also, back, same = run("export_field.py", tmp_path)
+    assert head.split()[:2] == ["spacing", "points"]
+    assert numbers(fine)[1] > 5 * numbers(coarse)[1]
+    assert numbers(fine)[-2] < 0.5 * numbers(coarse)[-2]
+    assert numbers(fine)[-1] < 0.8 * numbers(coarse)[-1]
+    assert what == "points.nii.gz maps points of MOVING to FIXED, RAS"
+    assert "points of FIXED to MOVING (resamples MOVING onto FIXED)" in also
+    assert numbers(moved)[0] == 100 and numbers(moved)[1] < 0.2 and numbers(back)[0] < 0.2
+    assert max(numbers(same)) < 0.2  # SimpleITK comes with the dev extra
+
+
 def test_nngp_covariance(tmp_path: Path) -> None:
     head, small, large, what, agree, falls, before, after, _ = run("nngp_covariance.py", tmp_path)
     assert head.split() == ["images", "plain", "autograd", "blockwise"]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from otreg.deformations import Deformation
+from otreg.deformations.domain import noted_bounds
 from otreg.quality import evaluate, gate
 from otreg.registration.result import Registration
 from otreg.registration.together import together
@@ -36,6 +37,8 @@ def finish(
             "moving": str(moving.metadata.get("path", "")),
             "fixed": str(fixed.metadata.get("path", "")),
             "diameter": float(fixed.diameter),
+            "moving_bounds": noted_bounds(moving.bounds),
+            "fixed_bounds": noted_bounds(fixed.bounds),
         }
     )
     before, (moved, after) = together(
