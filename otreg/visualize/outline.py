@@ -1,7 +1,8 @@
-"""One shape over another in a picture: the upper one whole, the lower one pale, its outline on top of both."""
+"""Shapes over others in a picture: the upper ones whole, the lower ones pale, their outlines on top of all."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,27 +19,28 @@ if TYPE_CHECKING:
     from vtkmodules.vtkRenderingCore import vtkActor
 
 _PALE = 0.6
-"""Share of its own colour that the lower shape keeps; the rest is white."""
+"""Share of its own colour that a lower shape keeps; the rest is background."""
 
 
 def draw_over_outline(
     screen: Screen,
-    upper: vtkActor,
-    lower: vtkActor,
+    upper: Sequence[vtkActor],
+    lower: Sequence[vtkActor],
     view: View,
     size: tuple[int, int],
     smoothing: int,
     line: int,
+    background: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Image:
-    """Draw two shapes so that every disagreement of their outlines is seen, whichever lies in front.
+    """Draw shapes so that every disagreement of their outlines is seen, whichever lies in front.
 
     Parameters
     ----------
     screen : Screen
-    upper, lower : vtkActor
-        The upper shape hides the lower one, but not the lower one's outline: a dark line with a white rim,
+    upper, lower : sequences of vtkActor
+        The upper shapes hide the lower ones, but not the lower ones' outlines: a dark line with a white rim,
         which stands out from every colour, for colour-blind readers too.
-    view, size, smoothing
+    view, size, smoothing, background
         As for :meth:`Screen.draw`.
     line : int
         Thickness of the outline in pixels.
@@ -47,23 +49,27 @@ def draw_over_outline(
     -------
     array (height, width, 3) of bytes
     """
-    above = screen.draw([upper], view, size, smoothing).astype(np.float64)
-    below = screen.draw([lower], view, size, smoothing).astype(np.float64)
+    behind = 255.0 * np.asarray(background, dtype=np.float64)
+    above = screen.draw(upper, view, size, smoothing, background).astype(np.float64)
+    below = screen.draw(lower, view, size, smoothing, background).astype(np.float64)
     hidden = _cover(screen, upper, view, size, smoothing)
-    covered = _cover(screen, lower, view, size, smoothing)
-    pale = 255.0 - _PALE * (255.0 - below)
-    # Where the upper shape covers a part of a pixel, its picture there is already mixed with white.
-    image = above + (1.0 - hidden[..., None]) * (pale - 255.0)
+    pale = behind - _PALE * (behind - below)
+    # Where the upper shapes cover a part of a pixel, their picture there is already mixed with the background.
+    image = above + (1.0 - hidden[..., None]) * (pale - behind)
+    covers = [_cover(screen, [actor], view, size, smoothing) for actor in lower]
     for width, colour in ((3 * line, (1.0, 1.0, 1.0)), (line, INK)):
-        share = _edge(covered, width)[..., None]
-        image = image * (1.0 - share) + share * 255.0 * np.asarray(colour)
+        for covered in covers:
+            share = _edge(covered, width)[..., None]
+            image = image * (1.0 - share) + share * 255.0 * np.asarray(colour)
     result: NDArray[np.uint8] = np.rint(np.clip(image, 0.0, 255.0)).astype(np.uint8)
     return result
 
 
-def _cover(screen: Screen, actor: vtkActor, view: View, size: tuple[int, int], smoothing: int) -> FloatArray:
-    """Share of each pixel that an actor covers, (height, width)."""
-    drawn = screen.draw([shadow(actor)], view, size, smoothing)
+def _cover(
+    screen: Screen, actors: Sequence[vtkActor], view: View, size: tuple[int, int], smoothing: int
+) -> FloatArray:
+    """Share of each pixel that actors cover, (height, width)."""
+    drawn = screen.draw([shadow(actor) for actor in actors], view, size, smoothing)
     return np.asarray(1.0 - drawn[..., 0] / 255.0, dtype=np.float64)
 
 

@@ -51,12 +51,20 @@ class Screen:
             light.SetIntensity(intensity)
             self._renderer.AddLight(light)
 
-    def draw(self, props: Sequence[vtkProp], view: View, size: tuple[int, int], smoothing: int) -> Image:
-        """Draw props on white, ``smoothing`` times too large, and average: (height, width, 3) bytes."""
+    def draw(
+        self,
+        props: Sequence[vtkProp],
+        view: View,
+        size: tuple[int, int],
+        smoothing: int,
+        background: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> Image:
+        """Draw props, ``smoothing`` times too large, and average: (height, width, 3) bytes."""
         from vtkmodules.util.numpy_support import vtk_to_numpy
         from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 
         width, height = size
+        self._renderer.SetBackground(*background)
         self._window.SetSize(width * smoothing, height * smoothing)
         for prop in props:
             self._renderer.AddViewProp(prop)
@@ -160,15 +168,15 @@ def _quiet() -> Iterator[None]:
 
 
 def png_bytes(image: Image) -> bytes:
-    """Encode an image (height, width, 3) as PNG."""
+    """Encode an image (height, width, 3 or 4) as PNG."""
     from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
     from vtkmodules.vtkCommonDataModel import vtkImageData
     from vtkmodules.vtkIOImage import vtkPNGWriter
 
-    height, width, _ = image.shape
+    height, width, channels = image.shape
     data = vtkImageData()
     data.SetDimensions(width, height, 1)
-    flat = np.ascontiguousarray(image[::-1]).reshape(-1, 3)
+    flat = np.ascontiguousarray(image[::-1]).reshape(-1, channels)
     data.GetPointData().SetScalars(numpy_to_vtk(flat, deep=1))
     writer = vtkPNGWriter()
     writer.SetInputData(data)

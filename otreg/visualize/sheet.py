@@ -1,7 +1,11 @@
-"""The sheet that panels, captions, scale bar and colour bar are laid out on: pixels, no graphics context."""
+"""The sheet that panels, captions, scale bar and colour bar are laid out on: pixels, no graphics context.
+
+A sheet also keeps what was put on it, in order, so that it can be written as a vector drawing.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -9,23 +13,86 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otreg.surface import FloatArray
-from otreg.visualize.colours import sequential, ticks
+from otreg.visualize.colours import ticks
 
 INK = (0.13, 0.14, 0.16)
-"""Colour of text and lines."""
+"""Colour of text and lines on a light background."""
+CHALK = (0.93, 0.93, 0.94)
+"""Colour of text and lines on a dark background."""
+WHITE = (1.0, 1.0, 1.0)
+
+
+def ink_on(background: Sequence[float]) -> tuple[float, float, float]:
+    """The colour of text that stands out from a background (relative luminance, WCAG 2.2)."""
+    red, green, blue = (((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in background)
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else CHALK
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlacedImage:
+    """An image (height, width, 3) whose top left corner lies at (left, top)."""
+
+    left: int
+    top: int
+    image: NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedRectangle:
+    """A filled rectangle."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    colour: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedText:
+    """A line of text, vertically centred on y."""
+
+    words: str
+    x: float
+    y: float
+    size: int
+    anchor: str
+    bold: bool
+    colour: tuple[float, float, float]
+
+
+Placed = PlacedImage | PlacedRectangle | PlacedText
 
 
 class Sheet:
-    """A white image to put things on; coordinates are pixels from the top left corner.
+    """An image to put things on; coordinates are pixels from the top left corner.
 
     Parameters
     ----------
     width, height : int
         Size in pixels.
+    background : (red, green, blue), sRGB in 0..1, default white
+    ink : (red, green, blue), optional
+        Colour of text and lines. Default: what stands out from the background.
     """
 
-    def __init__(self, width: int, height: int) -> None:
-        self._pixels = np.full((height, width, 3), 255, np.uint8)
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        background: Sequence[float] = WHITE,
+        ink: tuple[float, float, float] | None = None,
+    ) -> None:
+        self.background = (float(background[0]), float(background[1]), float(background[2]))
+        self.ink = ink_on(background) if ink is None else ink
+        self.placed: list[Placed] = []
+        self._pixels = np.empty((height, width, 3), np.uint8)
+        self._pixels[...] = np.rint(255 * np.asarray(background))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self._pixels.shape[1], self._pixels.shape[0]
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -34,6 +101,7 @@ class Sheet:
 
     def put(self, image: NDArray[np.uint8], left: int, top: int) -> None:
         """Lay an image (h, w, 3) down, cut off at the border."""
+        self.placed.append(PlacedImage(left, top, image))
         height, width = self._pixels.shape[:2]
         bottom, right = min(top + image.shape[0], height), min(left + image.shape[1], width)
         if bottom > max(top, 0) and right > max(left, 0):
@@ -41,9 +109,11 @@ class Sheet:
             self._pixels[max(top, 0) : bottom, max(left, 0) : right] = part
 
     def fill(
-        self, left: float, top: float, width: float, height: float, colour: Sequence[float] = INK
+        self, left: float, top: float, width: float, height: float, colour: Sequence[float] | None = None
     ) -> None:
-        """Fill a rectangle."""
+        """Fill a rectangle, with ink unless a colour is given."""
+        colour = self.ink if colour is None else (float(colour[0]), float(colour[1]), float(colour[2]))
+        self.placed.append(PlacedRectangle(left, top, width, height, colour))
         rows = slice(round(top), max(round(top + height), round(top) + 1))
         columns = slice(round(left), max(round(left + width), round(left) + 1))
         self._pixels[rows, columns] = np.rint(255 * np.asarray(colour)).astype(np.uint8)
@@ -52,6 +122,7 @@ class Sheet:
         self, words: str, x: float, y: float, size: int, *, anchor: str = "left", bold: bool = False
     ) -> None:
         """Write one line, vertically centred on ``y``; ``x`` is its left end, centre or right end."""
+        self.placed.append(PlacedText(words, x, y, size, anchor, bold, self.ink))
         mask = text_mask(words, size, bold)
         height, width = mask.shape
         left = round(x - {"left": 0.0, "centre": 0.5, "right": 1.0}[anchor] * width)
@@ -61,15 +132,26 @@ class Sheet:
         top, left = max(top, 0), max(left, 0)
         region = self._pixels[top : top + cut.shape[0], left : left + cut.shape[1]]
         share = cut[..., None]
-        region[...] = np.rint(region * (1 - share) + 255 * np.asarray(INK) * share).astype(np.uint8)
+        region[...] = np.rint(region * (1 - share) + 255 * np.asarray(self.ink) * share).astype(np.uint8)
 
     def colour_bar(
-        self, limits: tuple[float, float], title: str, left: int, top: int, width: int, size: int
+        self,
+        limits: tuple[float, float],
+        table: FloatArray,
+        title: str,
+        left: int,
+        top: int,
+        width: int,
+        size: int,
     ) -> None:
-        """A horizontal colour bar with its title on the left end of ``left`` and round values below."""
+        """A horizontal colour bar with its title on the left end of ``left`` and round values below.
+
+        ``table`` holds the colours from the low end to the high one, (K, 3) sRGB in 0..1.
+        """
         low, high = limits
         thick = max(round(0.75 * size), 6)
-        colours = np.rint(255 * sequential(max(width, 2))).astype(np.uint8)
+        columns = np.rint(np.linspace(0, len(table) - 1, max(width, 2))).astype(int)
+        colours = np.rint(255 * table[columns]).astype(np.uint8)
         self.text(title, left - 0.8 * size, top + 0.5 * thick, size, anchor="right")
         self.put(np.broadcast_to(colours, (thick, len(colours), 3)), left, top)
         marks = ticks(low, high)

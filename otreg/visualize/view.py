@@ -1,4 +1,4 @@
-"""From where a shape is looked at: along its flattest direction, turned so that it fills the picture."""
+"""From where a shape is looked at: a side by name, or along its flattest direction, so that it fills the picture."""
 
 from __future__ import annotations
 
@@ -7,12 +7,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from otreg.errors import InputError
 from otreg.surface import FloatArray, Surface
 
 _MARGIN = 1.08  # white around the shapes
 _CLEARLY_BETTER = 1.25  # gain in size for which a shape is turned away from the upright
 _NEARLY_ALONG = 0.8  # cosine from which the third axis is too much along the line of sight to be up
 _CLOSE_TO_AXIS = 0.78  # cosine, about 39 degrees
+
+VIEWS = ("left", "right", "front", "back", "top", "bottom", "iso")
+"""Sides to look from. The front of a body whose frame is known is anterior, the top superior, the left its own left.
+Without a frame the front is the side of low y, as in most programs for meshes, left is low x and top is high z."""
+ANATOMICAL = {
+    "anterior": "front",
+    "posterior": "back",
+    "superior": "top",
+    "inferior": "bottom",
+}
+"""Names for bodies whose frame is known."""
+
+# Where the side lies, as (right, front, top) of the body; and what points up in the picture.
+_SIDES = {
+    "left": ((-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+    "right": ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+    "front": ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    "back": ((0.0, -1.0, 0.0), (0.0, 0.0, 1.0)),
+    "top": ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0)),
+    "bottom": ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
+    "iso": ((1.0, 1.0, 0.8), (0.0, 0.0, 1.0)),
+}
+# Coordinates of the body's right, front and top. Seen from its front, a body's right is on the viewer's left.
+_BODY = {
+    "RAS": np.diag([1.0, 1.0, 1.0]),
+    "tkRAS": np.diag([1.0, 1.0, 1.0]),
+    "LPS": np.diag([-1.0, -1.0, 1.0]),
+    # Not a body but a thing on a table: its right is what is on the right when it is seen from its front.
+    None: np.diag([1.0, -1.0, 1.0]),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +72,43 @@ class View:
         return np.stack([self.right, self.up, self.towards_viewer])
 
 
+def axes_of(name: str, frame: str | None) -> FloatArray:
+    """Right, up and towards the viewer (rows, orthonormal) of a side by name.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`VIEWS`, or of :data:`ANATOMICAL` where the frame is known.
+    frame : {"RAS", "LPS", "tkRAS"} or None
+
+    Raises
+    ------
+    InputError
+        On an unknown name, or an anatomical one without a frame.
+    """
+    if name in ANATOMICAL and frame is None:
+        raise InputError(
+            f"view {name!r} needs to know the frame (RAS, LPS) of the surfaces, and their files do not say: "
+            f"use {ANATOMICAL[name]!r}"
+        )
+    side = _SIDES.get(ANATOMICAL.get(name, name))
+    if side is None:
+        raise InputError(f"unknown view {name!r}: use one of {', '.join((*VIEWS, *ANATOMICAL))}")
+    body = _BODY[frame]
+    towards, up = np.array(side[0]) @ body, np.array(side[1]) @ body
+    if frame is None and side[1][1]:
+        up = up * side[0][2] * -1.0  # seen from above, a thing's front is at the bottom of the picture
+    towards = towards / np.linalg.norm(towards)
+    up = up - (up @ towards) * towards
+    up = up / np.linalg.norm(up)
+    return np.stack([np.cross(up, towards), up, towards])
+
+
+def looking(axes: FloatArray) -> View:
+    """A view along axes (right, up, towards the viewer), still without centre and size."""
+    return View(axes[0], axes[1], axes[2], np.zeros(3), 1.0)
+
+
 def view_of(shape: Surface, aspect: float) -> View:
     """The view of a shape for a picture ``aspect`` times as wide as high.
 
@@ -65,7 +133,7 @@ def view_of(shape: Surface, aspect: float) -> View:
     chosen: View | None = None
     for up in candidates:
         axes = np.stack([np.cross(up, sight), up, sight])
-        centre, half = _middle(shape, axes)
+        centre, half = _middle(shown_points(shape), axes)
         height = max(half[1], half[0] / aspect, 1e-12) * _MARGIN
         if chosen is None or height * _CLEARLY_BETTER < chosen.half_height:
             chosen = View(axes[0], axes[1], axes[2], centre, height)
@@ -90,9 +158,9 @@ def _snap(direction: FloatArray) -> FloatArray:
     return axis
 
 
-def centred_views(shapes: Sequence[Surface], view: View, aspect: float) -> list[View]:
-    """Views of shapes in their own middle, all in one direction and at the one scale that holds them all."""
-    middles = [_middle(shape, view.axes) for shape in shapes]
+def centred_views(clouds: Sequence[FloatArray], view: View, aspect: float) -> list[View]:
+    """Views of points (N, 3) in their own middle, all in one direction and at the one scale that holds them all."""
+    middles = [_middle(points, view.axes) for points in clouds]
     height = max(max(half[1], half[0] / aspect) for _, half in middles) * _MARGIN
     height = max(height, 1e-12)
     return [dataclasses.replace(view, centre=centre, half_height=height) for centre, _ in middles]
@@ -110,22 +178,17 @@ def merged(shapes: Sequence[Surface]) -> Surface:
     )
 
 
-def together(shapes: Sequence[Surface], view: View, aspect: float) -> View:
-    """The view in the same direction that holds all shapes where they are."""
-    points = np.concatenate([_finite(shape) for shape in shapes])
-    return centred_views([Surface(points)], view, aspect)[0]
-
-
-def _finite(shape: Surface) -> FloatArray:
+def shown_points(shape: Surface) -> FloatArray:
+    """The points that are seen, (N, 3): finite, and on triangles where there are any."""
     points = shape.points
     if shape.has_triangles:
         points = points[np.unique(shape.triangles)]
     return points[np.isfinite(points).all(axis=1)]
 
 
-def _middle(shape: Surface, axes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _middle(points: FloatArray, axes: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Centre of the box along the axes, and its half sizes."""
-    local = _finite(shape) @ axes.T
+    local = points @ axes.T
     low, high = local.min(axis=0), local.max(axis=0)
     return 0.5 * (low + high) @ axes, 0.5 * (high - low)
 

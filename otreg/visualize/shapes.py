@@ -1,0 +1,122 @@
+"""Lines and arrows that explain a map: thinned arrows, grids that deform, threads, contours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from otreg.registration.sampling import farthest_points
+from otreg.surface import FloatArray, IntArray, Surface
+from otreg.visualize.view import View
+
+_PIECES = 6
+"""Pieces that an edge of a grid's cell is drawn in, so that bent edges look bent."""
+_MARGIN = 0.12
+"""How far a grid reaches beyond the shape, as a share of its size."""
+
+Lines = tuple[FloatArray, IntArray]
+"""Points (N, 3) and segments (S, 2) between them."""
+
+
+def spread_points(shape: Surface, count: int) -> IntArray:
+    """Choose ``count`` vertices spread evenly over a shape, (count,): each the farthest from those before it.
+
+    Only finite points are chosen, and on meshes only points of triangles. The same shape gives the same points.
+    """
+    usable = np.isfinite(shape.points).all(axis=1)
+    if shape.has_triangles:
+        used = np.zeros(len(shape), bool)
+        used[shape.triangles] = True
+        usable &= used
+    rows = np.flatnonzero(usable)
+    return rows[farthest_points(shape.points[rows], count)]
+
+
+def grid_lines(points: FloatArray, view: View, cells: int, *, planes: str) -> Lines:
+    """Lines of a regular grid in the box of ``points`` (N, 3) along a view's axes, a little larger.
+
+    Parameters
+    ----------
+    points : array (N, 3)
+        Finite.
+    view : View
+        Its axes are those of the grid.
+    cells : int
+        Along the longest side; the other sides have cells of the same size.
+    planes : {"facing", "three", "lattice"}
+        One plane through the middle that faces the viewer, three planes across each other, or lines through
+        the whole box.
+
+    Returns
+    -------
+    points (N, 3), segments (S, 2)
+    """
+    local = points @ view.axes.T
+    low, high = local.min(axis=0), local.max(axis=0)
+    margin = _MARGIN * float((high - low).max())
+    low, high = low - margin, high + margin
+    step = max(float((high - low).max()) / cells, 1e-12)
+    counts = np.maximum(np.ceil((high - low) / step - 1e-9).astype(int), 1)
+    middle = 0.5 * (low + high)
+    starts = middle - 0.5 * counts * step
+    ticks = [starts[axis] + step * np.arange(counts[axis] + 1) for axis in range(3)]
+    halves = [middle[axis : axis + 1] for axis in range(3)]
+    if planes == "lattice":
+        families = [(axis, [ticks[other] for other in range(3)]) for axis in range(3)]
+    else:
+        across = (2,) if planes == "facing" else (0, 1, 2)
+        families = [
+            (axis, [halves[other] if other == normal else ticks[other] for other in range(3)])
+            for normal in across
+            for axis in range(3)
+            if axis != normal
+        ]
+    clouds, segments, count = [], [], 0
+    for axis, positions in families:
+        fine = starts[axis] + step / _PIECES * np.arange(counts[axis] * _PIECES + 1)
+        others = [other for other in range(3) if other != axis]
+        first, second = np.meshgrid(positions[others[0]], positions[others[1]], indexing="ij")
+        line = np.empty((first.size, len(fine), 3))
+        line[..., axis] = fine
+        line[..., others[0]] = first.reshape(-1, 1)
+        line[..., others[1]] = second.reshape(-1, 1)
+        number = count + np.arange(first.size * len(fine)).reshape(first.size, len(fine))
+        clouds.append(line.reshape(-1, 3))
+        segments.append(np.stack([number[:, :-1].reshape(-1), number[:, 1:].reshape(-1)], axis=1))
+        count += number.size
+    return np.concatenate(clouds) @ view.axes, np.concatenate(segments)
+
+
+def contour_lines(shape: Surface, view: View, count: int) -> Lines:
+    """Cuts of a mesh by ``count`` parallel planes, spread evenly along its longer side in the picture.
+
+    All planes contain the line of sight.
+
+    Returns
+    -------
+    points (N, 3), segments (S, 2); empty for a cloud.
+    """
+    if not shape.has_triangles:
+        return np.zeros((0, 3)), np.zeros((0, 2), np.int64)
+    corners = shape.triangle_corners
+    corners = corners[np.isfinite(corners).all(axis=(1, 2))]
+    extent = [np.ptp(corners @ axis) for axis in (view.right, view.up)]
+    normal = view.right if extent[0] >= extent[1] else view.up
+    depth = corners @ normal  # (T, 3)
+    low, high = depth.min(), depth.max()
+    clouds = []
+    for level in low + (high - low) * (np.arange(count) + 0.5) / count:
+        above = depth > level
+        cut = above.any(axis=1) & ~above.all(axis=1)
+        side, height, triangle = above[cut], depth[cut] - level, corners[cut]
+        # The corner that is alone on its side: the two edges from it are cut.
+        alone = np.where(side.sum(axis=1) == 1, side.argmax(axis=1), (~side).argmax(axis=1))
+        rows = np.arange(len(triangle))
+        ends = []
+        for turn in (1, 2):
+            other = (alone + turn) % 3
+            share = height[rows, alone] / (height[rows, alone] - height[rows, other])
+            tip = triangle[rows, alone]
+            ends.append(tip + share[:, None] * (triangle[rows, other] - tip))
+        clouds.append(np.stack(ends, axis=1).reshape(-1, 3))
+    points = np.concatenate(clouds)
+    return points, np.arange(len(points)).reshape(-1, 2)
