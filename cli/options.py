@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -32,6 +32,62 @@ class Size(click.ParamType):
         if not (16 <= width <= 16384 and 16 <= height <= 16384):
             self.fail(f"{value!r} is out of bounds: 16 to 16384 pixels a side", param, ctx)
         return width, height
+
+
+class Names(click.ParamType):
+    """Names with commas between them."""
+
+    name = "NAMES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} are not names with commas between them", param, ctx)
+        return names
+
+
+class Limits(click.ParamType):
+    """``LOW,HIGH``."""
+
+    name = "LOW,HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} are not two numbers such as 0,5", param, ctx)
+        return low, high
+
+
+class Colour(click.ParamType):
+    """A name or ``#rrggbb``."""
+
+    name = "COLOR"
+    known: ClassVar[dict[str, str]] = {
+        "white": "#ffffff",
+        "black": "#000000",
+        "grey": "#808080",
+        "gray": "#808080",
+    }
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        if isinstance(value, tuple):
+            return value
+        text = self.known.get(str(value).lower(), str(value))
+        if re.fullmatch(r"#[0-9a-fA-F]{6}", text) is None:
+            self.fail(f"{value!r} is not a colour such as white, black, grey or #e0e0e0", param, ctx)
+        red, green, blue = (int(text[place : place + 2], 16) / 255 for place in (1, 3, 5))
+        return red, green, blue
 
 
 def json_option(function: Decorated) -> Decorated:

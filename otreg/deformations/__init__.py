@@ -5,7 +5,7 @@ A map moves POINTS of MOVING into the space of FIXED. Every kind keeps the contr
 
 from otreg.deformations.affine import Affine
 from otreg.deformations.base import Deformation
-from otreg.deformations.composite import Composite, compose
+from otreg.deformations.composite import Composite, compose, split_pose
 from otreg.deformations.diffeomorphism import Diffeomorphism, InverseFlow
 from otreg.deformations.files import load_transform
 from otreg.deformations.inverse import InverseDeformation, InverseReport
@@ -25,5 +25,6 @@ __all__ = [
     "compose",
     "legs",
     "load_transform",
+    "split_pose",
     "trajectory",
 ]

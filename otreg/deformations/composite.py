@@ -137,3 +137,26 @@ def compose(*transforms: Deformation) -> Deformation:
     if len(transforms) == 1 and isinstance(transforms[0], Deformation):
         return transforms[0]
     return Composite(transforms)
+
+
+def split_pose(transform: Deformation) -> tuple[Affine | None, Deformation | None]:
+    """A map as its pose, the affine stages that come first, and the rest.
+
+    Parameters
+    ----------
+    transform : Deformation
+
+    Returns
+    -------
+    pose : Affine or None
+        From the moving shape's space to where the rest begins; None without affine stages in front.
+    rest : Deformation or None
+        None for a map that is affine from end to end.
+    """
+    stages = list(transform.stages) if isinstance(transform, Composite) else [transform]
+    pose: Affine | None = None
+    while stages and isinstance(stages[0], Affine):
+        first = stages.pop(0)
+        assert isinstance(first, Affine)
+        pose = first if pose is None else first.after(pose)
+    return pose, compose(*stages) if stages else None

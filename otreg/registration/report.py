@@ -66,7 +66,7 @@ def finish(
         "passed": not reasons,
         "warnings": warnings,
     }
-    return Registration(moved, transform, full)
+    return Registration(moved, transform, full, moving, fixed)
 
 
 def _of_the_part(quality: dict[str, Any]) -> dict[str, Any]:

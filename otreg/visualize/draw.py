@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from otreg.visualize.scene import Layer, Panel, Scene
 from otreg.visualize.screen import Image, Screen, off_screen
 from otreg.visualize.sheet import Sheet, ink_on
 from otreg.visualize.view import View, axes_of, centred_views, looking, merged, shown_points, view_of
+
+if TYPE_CHECKING:
+    from vtkmodules.vtkRenderingCore import vtkActor
 
 _SMALLEST = (240, 160)
 _LARGEST = 8192
@@ -185,7 +189,8 @@ def _draw_panel(screen: Screen, panel: Panel, view: View, scene: Scene, layout: 
     smooth = layout.smoothing
     pixel = 2 * view.half_height / (layout.height * smooth)
     point = smooth * layout.font / 12.0
-    upper, lower = [], []
+    upper: list[vtkActor] = []
+    lower: list[vtkActor] = []
     for layer in panel.layers:
         actor = actor_of(layer, scene.colouring, view, pixel=pixel, point=point)
         (lower if layer.outline and layer.kind == "surface" else upper).append(actor)

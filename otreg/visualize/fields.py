@@ -243,8 +243,9 @@ def colour_values(
         span = (-high, high) if high > 0 else (-1.0, 1.0)
     else:
         span = colours.colour_range(known, from_zero=vector or computed)
-    kind = "diverging" if about.signed and (limits is None or limits[0] < 0 < limits[1]) else "sequential"
-    return Colouring(about.title, kind, limits or span, length_unit), list(amounts)
+    signed = about.signed and (limits is None or limits[0] < 0 < limits[1])
+    colouring = Colouring(about.title, "diverging" if signed else "sequential", limits or span, length_unit)
+    return colouring, list(amounts)
 
 
 def _has_both_signs(known: FloatArray) -> bool:

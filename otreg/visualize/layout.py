@@ -136,6 +136,4 @@ class Layout:
             else self.width - 3.0 * self.font
         )
         left = round(right - span)
-        sheet.colour_bar(
-            colouring.limits, colouring.table(), title, left, round(top), round(span), self.font
-        )
+        sheet.colour_bar(colouring.limits, colouring.table(), title, left, round(top), round(span), self.font)

@@ -163,10 +163,11 @@ def _grid_layer(subject: Subject, planes: str, **more: Any) -> Layer:
 
 def _after_pose(motion: FloatArray, subject: Subject) -> FloatArray:
     """Positions over the time of the whole map of what only the part after the pose moves."""
-    from otreg.deformations import pose_share
+    from otreg.deformations import legs
 
     assert subject.transform is not None
-    begin = pose_share(subject.transform)
+    way, deforming = legs(subject.transform), legs(subject.transform, skip_pose=True)
+    begin = 1.0 if not deforming else way[-len(deforming)].start
     times = np.linspace(0.0, 1.0, len(motion))
     place = np.clip((times - begin) / max(1.0 - begin, 1e-12), 0.0, 1.0) * (len(motion) - 1)
     before = np.minimum(place.astype(int), len(motion) - 2)
@@ -198,7 +199,9 @@ def _grid_panel(planes: str) -> Callable[[Subject], Panel]:
 def _threads_panel(subject: Subject) -> Panel:
     subject.need_vertices("threads")
     right = subject.view.right
-    spans = [np.nanmax(s.points @ right) - np.nanmin(s.points @ right) for s in (subject.posed, subject.moved)]
+    spans = [
+        np.nanmax(s.points @ right) - np.nanmin(s.points @ right) for s in (subject.posed, subject.moved)
+    ]
     offset = -0.5 * _APART * sum(spans) * right
     beside = subject.posed.with_points(subject.posed.points + offset)
     chosen = spread_points(subject.posed, subject.threads)

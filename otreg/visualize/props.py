@@ -21,7 +21,9 @@ _TIP = 0.30
 """Length of an arrow's head, as a share of the arrow."""
 
 
-def actor_of(layer: Layer, colouring: Colouring | None, view: View, *, pixel: float, point: float) -> vtkActor:
+def actor_of(
+    layer: Layer, colouring: Colouring | None, view: View, *, pixel: float, point: float
+) -> vtkActor:
     """An actor of a layer.
 
     Parameters

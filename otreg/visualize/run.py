@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from otreg.deformations import Deformation, load_transform
 from otreg.errors import InputError
 from otreg.frames import convert_frame
 from otreg.io import read
@@ -15,11 +16,12 @@ from otreg.surface import Surface
 
 
 class Run(NamedTuple):
-    """The three shapes of a registration."""
+    """The three shapes of a registration and its map, None where that is not at hand."""
 
     moving: Surface
     fixed: Surface
     moved: Surface
+    transform: Deformation | None
 
 
 def read_run(folder: Path) -> Run:
@@ -60,7 +62,9 @@ def read_run(folder: Path) -> Run:
     elif "displacement" not in moved.point_data:
         # Formats without point data, such as STL: the same vectors follow from the two shapes.
         moved = moved.with_data({"displacement": moved.points - moving.points})
-    return Run(moving, read(fixed_path, repair=True), moved)
+    map_path = folder / "transform.h5"
+    transform = load_transform(map_path) if map_path.is_file() else None
+    return Run(moving, read(fixed_path, repair=True), moved, transform)
 
 
 def _read_moved(path: Path) -> Surface:
