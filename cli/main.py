@@ -10,6 +10,7 @@ import click
 
 from otreg import __version__
 
+from .animate import animate
 from .apply import apply
 from .compose import compose
 from .convert import convert
@@ -54,7 +55,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render):
+for _command in (register, apply, evaluate, compose, info, convert, render, animate):
     cli.add_command(_command)
 
 

@@ -94,7 +94,13 @@ def _palette(images: Sequence[Image]) -> Pillow.Image:
     # Plain background is most of the picture and would take no more colours for that, but costs time.
     values, counts = np.unique(pixels, axis=0, return_counts=True)
     montage = np.repeat(values, np.minimum(counts, 64), axis=0)
-    return Pillow.fromarray(montage[None]).quantize(256, method=Pillow.Quantize.MEDIANCUT, kmeans=3)
+    found = Pillow.fromarray(montage[None]).quantize(256, method=Pillow.Quantize.MEDIANCUT, kmeans=3)
+    # The background is exact: white that is nearly white shows as a box on a white page.
+    entries = np.array(found.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
+    background = values[counts.argmax()].astype(np.int64)
+    entries[np.abs(entries - background).sum(axis=1).argmin()] = background
+    found.putpalette([int(entry) for entry in entries.ravel()], "RGB")
+    return found
 
 
 def _indexed(image: Image, palette: Pillow.Image) -> Pillow.Image:
