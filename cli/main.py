@@ -21,6 +21,7 @@ from .info import info
 from .output import finish, prepare_streams
 from .register import register
 from .render import render
+from .view import view
 
 _HELP = """Register surfaces and point clouds of the same anatomy.
 
@@ -55,7 +56,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render, animate):
+for _command in (register, apply, evaluate, compose, info, convert, render, view, animate):
     cli.add_command(_command)
 
 
