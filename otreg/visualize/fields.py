@@ -160,7 +160,8 @@ def _on_border(shape: Surface) -> NDArray[np.bool_]:
 def values_of(
     name: str, shapes: Sequence[Surface], computed: Callable[[int], FloatArray | None]
 ) -> tuple[list[Values | None], bool]:
-    """Values (N,) or (N, d) of each shape by name, from its point data or else computed; and whether computed.
+    """Values (N,) or (N, d) of each shape by name, from its point data or else computed; and whether they
+    are one of :data:`COMPUTED`.
 
     Raises
     ------
@@ -169,7 +170,7 @@ def values_of(
     """
     found: list[Values | None] = [shape.point_data.get(name) for shape in shapes]
     own = any(values is not None for values in found)
-    if name in COMPUTED and (not own or name == "displacement"):
+    if name in COMPUTED and not own:
         made = [computed(place) for place in range(len(shapes))]
         if any(values is not None for values in made):
             return list(made), True
@@ -182,7 +183,7 @@ def values_of(
         )
     if any(values is not None and values.dtype.kind not in "iubf" for values in found):
         raise InputError(f"point data {name!r} are not numbers, so they cannot be coloured")
-    return found, False
+    return found, name == "displacement"  # which registrations write, so its unit is known
 
 
 def colour_values(

@@ -41,6 +41,8 @@ class Subject:
         The side that the first row looks from.
     arrows, cells, threads, contours : int
         How many.
+    arrow_scale : float
+        Length of arrows, in displacements.
     times : int
         Positions over time that layers get; 0: none move.
     log_determinant : bool
@@ -57,6 +59,7 @@ class Subject:
     cells: int = 16
     threads: int = 80
     contours: int = 16
+    arrow_scale: float = 1.0
     times: int = 0
     log_determinant: bool = False
 
@@ -137,7 +140,7 @@ def _of_fixed(subject: Subject) -> str:
 def _arrow_layer(subject: Subject, **more: Any) -> Layer:
     chosen = spread_points(subject.posed, subject.arrows)
     tails = subject.posed.points[chosen]
-    vectors = subject.moved.points[chosen] - tails
+    vectors = subject.arrow_scale * (subject.moved.points[chosen] - tails)
     return Layer("arrows", "arrows", tails, vectors=vectors, colour=INK, **more)
 
 
@@ -182,7 +185,8 @@ def _map_words(subject: Subject) -> str:
 def _arrows_panel(subject: Subject) -> Panel:
     subject.need_vertices("arrows")
     layers = [_moved(subject, opacity=0.45), _arrow_layer(subject)]
-    return Panel(f"Displacement {_map_words(subject)}", layers)
+    longer = "" if subject.arrow_scale == 1.0 else f", {subject.arrow_scale:g} times as long"
+    return Panel(f"Displacement {_map_words(subject)}{longer}", layers)
 
 
 def _grid_panel(planes: str) -> Callable[[Subject], Panel]:
