@@ -212,6 +212,7 @@ class Controls:
                 self.interactor.GetCommand(tag).SetAbortFlag(1)  # the button's, not the style's
 
         def released(*_: Any) -> None:
+            self._style.OnLeftButtonUp()
             self.release(*self.interactor.GetEventPosition())
 
         def typed(*_: Any) -> None:
@@ -219,7 +220,8 @@ class Controls:
 
         # Before the widgets (0.5) and the style (0).
         tag = self.interactor.AddObserver("LeftButtonPressEvent", pressed, 1.0)
-        self.interactor.AddObserver("LeftButtonReleaseEvent", released, -1.0)
+        # While a button is down all events are the style's, which hands this one on to whoever asks it.
+        self._style.AddObserver("LeftButtonReleaseEvent", released)
         self.interactor.AddObserver("KeyPressEvent", typed, 1.0)
         # The style's own keys (wireframe, stereo, fly-to, …) would be heard too.
         self._style.AddObserver("CharEvent", lambda *_: None)
@@ -275,7 +277,7 @@ class Controls:
         look.GetTubeProperty().SetColor(0.6, 0.6, 0.6)
         look.GetCapProperty().SetColor(0.6, 0.6, 0.6)
         look.GetSliderProperty().SetColor(0.2, 0.45, 0.7)
-        slider = vtkSliderWidget()
+        slider: Any = vtkSliderWidget()
         slider.SetInteractor(self.interactor)
         slider.SetDefaultRenderer(self._over)
         slider.SetCurrentRenderer(self._over)
