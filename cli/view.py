@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from otreg.errors import InputError, OtregError
+
 from .errors import say
 from .files import check_output_file
 from .options import PATH, Limits, Names, Size, repair_option
@@ -67,6 +69,9 @@ def view(
     run = inputs[0].is_dir()
     page = output or (inputs[0] / "view.html" if run else Path("view.html"))
 
+    if page.suffix.lower() != ".html":
+        raise InputError(f"{page}: is no web page; give a name that ends in .html (pictures: otreg render)")
+
     from otreg.visualize.display import no_display
 
     reason = no_display() if output is None else ""
@@ -87,7 +92,6 @@ def view(
         repair=repair,
     )
     if reason is None:
-        from otreg.errors import OtregError
         from otreg.visualize.window import show
 
         try:
