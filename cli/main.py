@@ -33,6 +33,8 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg apply run/transform.h5 patient-landmarks.mrk.json -o in-atlas.csv
   otreg evaluate run/moved.stl atlas.vtk
   otreg render run -o run.png
+  otreg animate run -o run.gif
+  otreg view run
 """
 
 _EPILOG = """\b
