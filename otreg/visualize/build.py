@@ -185,7 +185,7 @@ def _run_colours(
     same = len(run.moving) == len(run.moved)
     name = options.color_by
     if name is None:
-        if not same or not set(panels) - {"fixed", "contours"}:
+        if not same or not set(panels) - {"fixed", "grid"}:
             return None, {}
         name = "displacement"
     shapes = [run.moved, run.fixed]

@@ -149,7 +149,9 @@ def _grid_layer(subject: Subject, planes: str, **more: Any) -> Layer:
     pose, rest = subject.parts
     shown = subject.posed.points[np.isfinite(subject.posed.points).all(axis=1)]
     cells = max(round(subject.cells * (_LATTICE if planes == "lattice" else 1.0)), 2)
-    points, segments = grid_lines(shown, subject.view, cells, planes=planes)
+    # A plane faces the viewer; grids in space lie along the coordinates, so that no side sees all planes edge on.
+    axes = subject.view.axes if planes == "facing" else np.eye(3)
+    points, segments = grid_lines(shown, axes, cells, planes=planes)
     values = None
     if subject.log_determinant:
         start = points if pose is None else pose.inverse.map(points)
