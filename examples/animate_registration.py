@@ -25,13 +25,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a pose and a flow that is not fitted; fewer frames")
+    parser.add_argument(
+        "--quick", action="store_true", help="a pose and a flow that is not fitted; fewer frames"
+    )
     parser.add_argument("--output", type=Path, help="folder to keep the files in")
     given = parser.parse_args()
     moving, fixed = otreg.read(DATA / "metacarpal_1.vtk"), otreg.read(DATA / "metacarpal_2.stl")
     result = otreg.register(moving, fixed, preset="affine" if given.quick else "diffeo")
     if given.quick:  # some flow after the pose, so that there is a bend to be seen
-        ends = result.moved.points[[np.argmin(result.moved.points[:, 0]), np.argmax(result.moved.points[:, 0])]]
+        ends = result.moved.points[
+            [np.argmin(result.moved.points[:, 0]), np.argmax(result.moved.points[:, 0])]
+        ]
         bend = Diffeomorphism(ends, [[0.0, 0.0, 12.0], [0.0, 0.0, -12.0]], width=20.0)
         transform = Composite([result.transform, bend])
         moved = transform(moving)

@@ -89,7 +89,7 @@ def test_time_moves_what_moves(window: Window) -> None:
 
 
 def test_sides_are_looked_from(window: Window) -> None:
-    image = window.image()
+    first = image = window.image()
     assert middle(image, RED)[0] < middle(image, BLUE)[0]  # type: ignore[index]
     window.look("back")
     image = window.image()
@@ -97,7 +97,7 @@ def test_sides_are_looked_from(window: Window) -> None:
     window.look("left")  # low x: the red ball hides the blue one
     assert middle(window.image(), RED) and middle(window.image(), BLUE) is None
     window.look(None)
-    assert np.abs(window.image().astype(int) - Window.image(window).astype(int)).max() == 0
+    assert np.abs(window.image().astype(int) - first.astype(int)).max() <= 2
     with pytest.raises(InputError, match="unknown view"):
         window.look("inside")
 
