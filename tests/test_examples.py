@@ -129,6 +129,17 @@ def test_penalties_along_the_way(tmp_path: Path) -> None:
     assert numbers(eager)[0] < 1e-4 and numbers(by_picture)[0] < 1e-4
 
 
+def test_animate_registration(tmp_path: Path) -> None:
+    way, pose, flow, loop, shape, series = run("animate_registration.py", tmp_path)
+    count, length, straight = numbers(way)
+    assert count == 51 and 1.05 * straight < length < 2.0 * straight
+    assert "interpolated" in pose and numbers(pose)[:2] == [0.0, 0.5]
+    assert "integrated" in flow and numbers(flow)[:2] == [0.5, 1.0]
+    assert numbers(loop)[0] == 6 and loop.endswith("320x240")
+    assert shape.endswith(": flow")
+    assert numbers(series)[0] == 5 and series.endswith("yes")
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")

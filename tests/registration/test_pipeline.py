@@ -126,14 +126,47 @@ def test_global_state_is_left_alone(pair: PhantomPair) -> None:
 @pytest.mark.parametrize("steps", [1, 6])
 def test_stopping_keeps_the_best_so_far(pair: PhantomPair, steps: int) -> None:
     moving, fixed, events = Surface(*pair.moving), Surface(*pair.fixed), []
+    # One thread: with more, the fit beside the stopped one ends one step later.
     found = otreg.register(
-        moving, fixed, "spline", settings=QUICK, progress=events.append, stop=lambda: len(events) >= steps
+        moving,
+        fixed,
+        "spline",
+        settings=QUICK,
+        progress=events.append,
+        stop=lambda: len(events) >= steps,
+        threads=1,
     )
     assert len(events) == steps and [event.step for event in events] == list(range(1, steps + 1))
     assert found.report["interrupted"] and any("stopped early" in warning for warning in found.warnings)
     assert [stage["stage"] for stage in found.report["stages"]] == ["rigid start", "spline"][: min(steps, 2)]
     assert error(found, pair.truth, fixed) < 0.08
     assert found.moved.points == pytest.approx(found.transform.map(moving.points))
+
+
+def test_stopping_two_fits_side_by_side_keeps_the_best_so_far(pair: PhantomPair) -> None:
+    moving, fixed, events = Surface(*pair.moving), Surface(*pair.fixed), []
+    found = otreg.register(
+        moving,
+        fixed,
+        "spline",
+        settings=QUICK,
+        progress=events.append,
+        stop=lambda: len(events) >= 12,
+        threads=2,
+    )
+    assert 12 <= len(events) <= 13
+    assert [event.step for event in events] == list(range(1, len(events) + 1))
+    assert found.report["interrupted"] and error(found, pair.truth, fixed) < 0.08
+    assert found.moved.points == pytest.approx(found.transform.map(moving.points))
+
+
+def test_threads_do_not_change_the_result(pair: PhantomPair) -> None:
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    one, two = (
+        otreg.register(moving, fixed, "spline", settings=QUICK, threads=count).moved.points
+        for count in (1, 2)
+    )
+    np.testing.assert_allclose(one, two, atol=1e-4 * fixed.diameter)
 
 
 def test_a_whole_run_is_not_marked_as_stopped(splined: Registration) -> None:
