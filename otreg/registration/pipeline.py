@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -59,11 +60,18 @@ class Pipeline(Stages):
         if preset in ("spline", "diffeo"):
             start = self._coarse_from_either_start()
             if preset == "diffeo":
-                self._coarse_across(start)
+                # The samples for later are made beside the fit that needs none of them.
+                whole, samples = together(
+                    lambda: _finished(lambda: self._coarse_across(start)), self._fine_samples
+                )
+                if not whole:
+                    raise Interrupted
                 self._flow_in_place()
                 if self.settings.attachment_iterations:
                     self._refine_by_attachment()
-            self._refine_samples()
+            else:
+                samples = self._fine_samples()
+            self.x, self.y = self._carried(self.parts, samples[0]), samples[1]
             for level in FINE:
                 self._fine(level, preset == "diffeo")
 
@@ -115,7 +123,7 @@ class Pipeline(Stages):
             return _finished(rigid._coarse_spline)
 
         def from_an_affine_map() -> bool:
-            if not _finished(affine._affine):
+            if self.watch.stopped or not _finished(affine._affine):
                 return False
             starts["affine"] = affine._state()
             return _finished(affine._coarse_spline)
@@ -128,10 +136,10 @@ class Pipeline(Stages):
         near = [start for start, state in states.items() if state.score <= most]
         chosen = min(near, key=lambda start: energies[start])
         self._restore(states[chosen])
-        scores = {start: state.score * self.length for start, state in states.items()}
-        self._note("choice of start", True, start=chosen, held_back=scores, energy=energies)
         if not all(whole):
             raise Interrupted
+        scores = {start: state.score * self.length for start, state in states.items()}
+        self._note("choice of start", True, start=chosen, held_back=scores, energy=energies)
         return starts[chosen]
 
     def _coarse_across(self, start: State) -> None:
@@ -256,10 +264,12 @@ class Pipeline(Stages):
             if flows:
                 flow = lifted(spline)
                 part = in_units(flow, self.length, self.centre)
-                held = carried(flow, held_x)
                 if len(flow.momenta) > 1:
-                    current = carried(flow, x)
-                # else the displacements are so small, and the samples so many, that the spline's places will do
+                    flow.path()  # integrated once for both
+                    held, current = together(partial(carried, flow, held_x), partial(carried, flow, x))
+                else:
+                    # the displacements are so small, and the samples so many, that the spline's places will do
+                    held = carried(flow, held_x)
             else:
                 held = carried(spline, held_x)
             if self._accept(name, held, part, least_gain, stopped_before_folding=folded):

@@ -34,6 +34,7 @@ class Progress:
     ) -> None:
         self.total, self.listener, self.stop = total, listener, stop
         self.done = 0
+        self.stopped = False
         self._lock = threading.Lock()  # stages may run side by side
         self.began = time.monotonic()
 
@@ -48,6 +49,7 @@ class Progress:
                     ProgressEvent(stage, self.done, max(self.total, self.done), distance, elapsed, left)
                 )
             if self.stop is not None and self.stop():
+                self.stopped = True
                 raise Interrupted
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from otreg.registration.progress import Progress
 from otreg.registration.sampling import Samples, deformed, sample_shape
 from otreg.registration.settings import COARSE, FINE, Settings
 from otreg.registration.strain import deformation_energy
+from otreg.registration.together import together
 from otreg.surface import FloatArray, Landmarks, Surface
 
 SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
@@ -68,9 +70,9 @@ class Stages:
         seed: int,
         watch: Progress,
         landmarks: tuple[Landmarks, Landmarks] | None = None,
-        partial: bool = False,
+        part: bool = False,
     ) -> None:
-        self.partial = partial
+        self.partial = part
         self.settings, self.device, self.seed, self.watch = settings, device, seed, watch
         self.length, self.centre = fixed.diameter, fixed.bounds.mean(axis=0)
         # MOVING is brought to FIXED's centre and size first, so that sampling sees both at one scale
@@ -90,11 +92,14 @@ class Stages:
         # finer meshes have more to show, and their users more patience
         finest = max(len(moving), len(fixed)) // VERTICES_PER_POINT
         self.points = min(max(finest, settings.points), 2 * settings.points)
-        self.x = self._with_marks(self._sample_moving(self.points, seed + 1), self.marks[0])
-        self.y = sample_shape(self.fixed, self.points, seed + 2)
-        self.held_x = self._sample_moving(HELD_BACK, seed + 3)
+        x, self.y, self.held_x, self.held_y = together(
+            partial(self._sample_moving, self.points, seed + 1),
+            partial(sample_shape, self.fixed, self.points, seed + 2),
+            partial(self._sample_moving, HELD_BACK, seed + 3),
+            partial(sample_shape, self.fixed, HELD_BACK, seed + 4),
+        )
+        self.x = self._with_marks(x, self.marks[0])
         self.held_points = self.held_x.points
-        self.held_y = sample_shape(self.fixed, HELD_BACK, seed + 4)
         self.held_tree = cKDTree(self.held_y.features(settings.normal_weight))
         self.score = float("inf")
 
@@ -111,12 +116,14 @@ class Stages:
             np.concatenate([samples.weights, nothing[:, 0]]),
         )
 
-    def _refine_samples(self) -> None:
-        """More points on both shapes for the fine levels, never fewer than the coarse ones had."""
+    def _fine_samples(self) -> tuple[Samples, Samples]:
+        """More points on both shapes for the fine levels, never fewer than the coarse ones had; MOVING's unmoved."""
         count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
-        samples = self._with_marks(self._sample_moving(count, self.seed + 5), self.marks[0])
-        self.x = self._carried(self.parts, samples)
-        self.y = sample_shape(self.fixed, count, self.seed + 6)
+        moving, fixed = together(
+            partial(self._sample_moving, count, self.seed + 5),
+            partial(sample_shape, self.fixed, count, self.seed + 6),
+        )
+        return self._with_marks(moving, self.marks[0]), fixed
 
     def _carried(self, parts: list[Deformation], samples: Samples) -> Samples:
         """Samples of our units under maps in the unit of the files, one after the other."""
