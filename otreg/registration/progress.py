@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,10 +35,13 @@ class Progress:
         self.total, self.listener, self.stop = total, listener, stop
         self.done = 0
         self.began = time.monotonic()
+        self._distances: list[float] = []
 
     def step(self, stage: str, distance: float | None = None) -> None:
         """Report one finished step of ``stage``."""
         self.done += 1
+        if distance is not None and math.isfinite(distance):
+            self._distances.append(float(distance))
         elapsed = time.monotonic() - self.began
         if self.listener is not None:
             left = elapsed / self.done * max(self.total - self.done, 0)
@@ -46,6 +50,11 @@ class Progress:
             )
         if self.stop is not None and self.stop():
             raise Interrupted
+
+    def distances(self) -> list[float]:
+        """Distances that steps have reported since this was last asked, to four digits."""
+        taken, self._distances = self._distances, []
+        return [float(f"{distance:.4g}") for distance in taken]
 
     @property
     def elapsed(self) -> float:

@@ -136,6 +136,24 @@ def test_stopping_keeps_the_best_so_far(pair: PhantomPair, steps: int) -> None:
     assert found.moved.points == pytest.approx(found.transform.map(moving.points))
 
 
+def test_stages_keep_the_distances_that_their_steps_reported(pair: PhantomPair) -> None:
+    """What a listener hears and what the report says of the kept start are the same numbers."""
+    events: list[Any] = []
+    found = otreg.register(
+        Surface(*pair.moving), Surface(*pair.fixed), "spline", settings=FEW, progress=events.append
+    )
+    stages = {stage["stage"]: stage.get("residuals") for stage in found.report["stages"]}
+    assert stages["rigid start"] is None and stages["choice of start"] is None
+    steps = [event for event in events if event.stage == "spline"]
+    first, second = steps[: len(steps) // 2], steps[len(steps) // 2 :]
+    heard = [[float(f"{event.distance:.4g}") for event in some] for some in (first, second)]
+    assert stages["spline"] in heard and len(stages["spline"]) == 14
+    fine = [name for name in stages if name.startswith("spline ")]
+    assert len(fine) == 2
+    for name in fine:
+        assert stages[name] == [float(f"{e.distance:.4g}") for e in events if e.stage == name]
+
+
 def test_a_whole_run_is_not_marked_as_stopped(splined: Registration) -> None:
     assert not splined.report["interrupted"]
     assert not any("stopped early" in warning for warning in splined.warnings)
