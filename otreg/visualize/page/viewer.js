@@ -153,7 +153,7 @@
       for (const points of all) for (let k = 0; k < points.length; k++) radius = Math.max(radius, Math.abs(points[k]));
       this.radius = radius || 1;
       this.layers = this.data.layers.map(layer => new Layer(this.data, layer, this.radius));
-      this.camera = { axes: this.data.first, centre: [0, 0, 0], half: this.radius, depth: 1, back: 0.008 * this.radius };
+      this.camera = { axes: this.data.first, centre: [0, 0, 0], half: this.radius, depth: 1, back: 0.004 * this.radius };
       this.time = 1;
       this.follow = true;
       this.picked = null;
