@@ -49,15 +49,17 @@ def linear_axis(title: str, low: float, high: float, most: int = 7) -> Axis:
     return Axis(title, low, high, [(tick, figure(tick)) for tick in ticks(low, high, most)])
 
 
-def logarithmic_axis(title: str, values: FloatArray) -> Axis:
-    """An axis from a 1, 2 or 5 below the values to one above, with ticks at those."""
+def length_axis(title: str, values: FloatArray) -> Axis:
+    """An axis for lengths above 0: even where they are alike, else logarithmic with ticks at 1, 2 and 5."""
     low, high = float(values.min()), float(values.max())
-    steps = [step * 10.0**power for power in range(-300, 300) for step in (1.0, 2.0, 5.0)]
-    first = max(step for step in steps if step <= low * (1 + 1e-9))
-    last = min(step for step in steps if step >= high * (1 - 1e-9) and step > first)
-    between = [step for step in steps if first * (1 - 1e-9) <= step <= last * (1 + 1e-9)]
+    if not low > 0.0 or high < 4.0 * low:
+        return linear_axis(title, 0.0, 1.1 * max(high, 1e-300), 6)
+    steps = [float(f"{step}e{power}") for power in range(-300, 300) for step in (1, 2, 5)]
+    first = max(step for step in steps if step <= low)
+    last = min(step for step in steps if step >= high)
+    between = [step for step in steps if first <= step <= last]
     if len(between) > 7:
-        between = [step for step in between if round(np.log10(step), 6) % 1 == 0]
+        between = [step for step in between if f"{step:e}".startswith("1.0")]
     return Axis(title, first, last, [(step, f"{step:.4g}") for step in between], logarithmic=True)
 
 
@@ -105,7 +107,8 @@ def histogram(
     for value, text in marks:
         x = _x(across, np.array([value]))[0]
         body.append(f'<path class="mark" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
-        body.append(f'<text class="note" x="{x + 4:.1f}" y="{_TOP + 10}">{escape(text)}</text>')
+        side = f'class="note end" x="{x - 4:.1f}"' if x > 0.8 * _WIDTH else f'class="note" x="{x + 4:.1f}"'
+        body.append(f'<text {side} y="{_TOP + 10}">{escape(text)}</text>')
     for number, heights in enumerate(shares):
         x, y = _x(across, edges), _y(upwards, heights)
         steps = "".join(f"H{b:.1f}V{t:.1f}" for b, t in zip(x[1:-1], y[1:], strict=True))
@@ -117,7 +120,9 @@ def histogram(
     return _svg(body, description)
 
 
-def curves(series: Sequence[tuple[str, FloatArray, FloatArray]], *, x: Axis, y: Axis, description: str) -> str:
+def curves(
+    series: Sequence[tuple[str, FloatArray, FloatArray]], *, x: Axis, y: Axis, description: str
+) -> str:
     """Lines through points, one for each (name, x (N,), y (N,)), named where they begin."""
     body = [_frame(x, y)]
     for number, (name, at, values) in enumerate(series):

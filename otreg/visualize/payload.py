@@ -135,9 +135,7 @@ def _part(layer: Layer, vertices: IntArray, cells: IntArray) -> Layer:
 class _Payload:
     """Collects a scene's arrays and what is said of them."""
 
-    def __init__(
-        self, scene: Scene, layers: list[tuple[Layer, IntArray | None]], notes: list[str]
-    ) -> None:
+    def __init__(self, scene: Scene, layers: list[tuple[Layer, IntArray | None]], notes: list[str]) -> None:
         self._scene, self._layers, self._notes = scene, layers, notes
         self._places: dict[bytes, int] = {}
         self._size = 0

@@ -20,7 +20,7 @@ from otreg.proximity import SurfaceIndex
 from otreg.registration import Registration
 from otreg.surface import FloatArray, Surface
 from otreg.visualize.build import scene
-from otreg.visualize.charts import curves, histogram, linear_axis, logarithmic_axis, runs
+from otreg.visualize.charts import curves, histogram, length_axis, linear_axis, runs
 from otreg.visualize.decimate import MOST_TRIANGLES, at_vertices, decimate, decimate_surface, thin_points
 from otreg.visualize.run import Run, read_run
 from otreg.visualize.scene import Scene
@@ -118,7 +118,8 @@ def report_html(
     except (KeyError, TypeError) as error:
         raise InputError(f"the report of the run is damaged or from another version ({error!r})") from error
     body = "\n".join(
-        f'<section><h2 id="{_anchor(name)}">{escape(name)}</h2>{content}</section>' for name, content in sections
+        f'<section><h2 id="{_anchor(name)}">{escape(name)}</h2>{content}</section>'
+        for name, content in sections
     )
     links = " · ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name, _ in sections)
     header = (
@@ -150,7 +151,10 @@ def _sections(run: Run, report: Mapping[str, Any], unit: str) -> list[tuple[str,
         ("Figures", quality_table(report["quality"], unit)),
         ("Distances", _distances(run.moved, run.fixed, unit)),
         ("Change of volume", _volumes(run)),
-        ("Stages and convergence", _convergence(report["stages"], unit) + stages_table(report["stages"], unit)),
+        (
+            "Stages and convergence",
+            _convergence(report["stages"], unit) + stages_table(report["stages"], unit),
+        ),
         ("Warnings", warnings_list(report)),
         ("Settings", settings_table(report)),
     ]
@@ -222,7 +226,7 @@ def _pictures(run: Run, unit: str) -> str:
         wanted.append((second, "distance", f"{words}, and a grid that the map deforms"))
     found = []
     for panels, color_by, words in wanted:
-        size = (1500, 540) if len(panels) == 3 else (1500, 640)
+        size = (1500, 540) if len(panels) == 3 else (1500, 560)
         try:
             image = scene(run, panels=list(panels), color_by=color_by, unit=unit, size=size).image()
         except InputError:
@@ -311,32 +315,46 @@ def _convergence(stages: Sequence[Mapping[str, Any]], unit: str) -> str:
         chart = curves(
             [(_called(stage), x, y) for stage, x, y in zip(stepped, steps, values, strict=True)],
             x=linear_axis("step", 0.0, float(steps[-1][-1]) + 1.0),
-            y=logarithmic_axis(f"distance{of}", everything),
+            y=length_axis(f"distance{of}", everything),
             description=f"Distance of matches over {len(everything)} steps: from {length(everything[0], unit)} to "
             f"{length(everything[-1], unit)}.",
         )
+        without = any(stage["stage"] == "flow by attachment" for stage in stepped)
+        words = (
+            " The flow by attachment has no matches: its curve is the distance of surfaces."
+            if without
+            else ""
+        )
         found += (
             f"<figure>{chart}<figcaption>How far points were from their matches, step by step. Each stage matches "
-            "more finely than the one before, so that its first step may be above the last of that.</figcaption></figure>"
+            f"more finely than the one before, so that its first step may be above the last of that.{words}"
+            "</figcaption></figure>"
         )
     else:
-        found += "<p>This run's report does not hold the distances of single steps; run it again to see them.</p>"
+        found += (
+            "<p>This run's report does not hold the distances of single steps; run it again to see them.</p>"
+        )
     judged = [stage for stage in stages if stage["kept"] and stage.get("held_back_after") is not None]
     if len(judged) > 1:
         after = np.array([stage["held_back_after"] for stage in judged], dtype=np.float64)
         places = np.arange(1, len(judged) + 1, dtype=np.float64)
         axis = linear_axis("stage that was kept", 0.5, len(judged) + 0.5)
-        axis = axis._replace(ticks=[(float(k), stage["stage"]) for k, stage in zip(places, judged, strict=True)])
+        axis = axis._replace(
+            ticks=[(float(k), stage["stage"]) for k, stage in zip(places, judged, strict=True)]
+        )
         chart = curves(
             [("", places, after)],
             x=axis,
-            y=logarithmic_axis(f"distance{of}", np.maximum(after, 1e-300)),
+            y=length_axis(f"distance{of}", np.maximum(after, 1e-300)),
             description="Distance of held-back points after each stage: "
-            + ", ".join(f"{stage['stage']} {length(value, unit)}" for stage, value in zip(judged, after, strict=True)),
+            + ", ".join(
+                f"{stage['stage']} {length(value, unit)}" for stage, value in zip(judged, after, strict=True)
+            ),
         )
         found += (
             f"<figure>{chart}<figcaption>Points that no match has seen judge each stage: their distance to the other "
-            "shape, directions of the surfaces included, after it. A stage that does not lower it is dropped."
+            "shape, directions of the surfaces included, after it. A stage that does not lower it is dropped, "
+            "but for a flow that takes the place of a spline."
             "</figcaption></figure>"
         )
     return f'<div class="pair">{found}</div>'

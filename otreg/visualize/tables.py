@@ -87,9 +87,7 @@ def verdict(report: Mapping[str, Any], unit: str) -> str:
     listed = f"<p>Because:</p><ul>{listed}</ul>" if listed else ""
     words = "".join(f"<p>{escape(line)}</p>" for line in lines)
     mark = '<span aria-hidden="true">✓</span>' if passed else '<span aria-hidden="true">!</span>'
-    return (
-        f'<section class="verdict {"good" if passed else "bad"}"><h2>{mark} {heading}</h2>{listed}{words}</section>'
-    )
+    return f'<section class="verdict {"good" if passed else "bad"}"><h2>{mark} {heading}</h2>{listed}{words}</section>'
 
 
 def _health(after: Mapping[str, Any]) -> str:
@@ -98,11 +96,15 @@ def _health(after: Mapping[str, Any]) -> str:
     if jacobian is not None:
         folded = jacobian["folded"]
         said.append(
-            "the map folds nowhere on the surface" if folded == 0 else f"the map folds at {folded:.3%} of the vertices"
+            "the map folds nowhere on the surface"
+            if folded == 0
+            else f"the map folds at {folded:.3%} of the vertices"
         )
     if triangles is not None:
         flipped = triangles["flipped"]
-        said.append("no triangle turned over" if flipped == 0 else f"{flipped:.3%} of the triangles turned over")
+        said.append(
+            "no triangle turned over" if flipped == 0 else f"{flipped:.3%} of the triangles turned over"
+        )
     return _sentence(", ".join(said)) if said else ""
 
 
@@ -159,15 +161,16 @@ def inputs_table(report: Mapping[str, Any], unit: str) -> str:
         name = "given as arrays" if not path else PurePath(path).name
         whole = "" if not path else f' title="{escape(str(path), quote=True)}"'
         cells = [
-            f"<td{whole}>{escape(name)}</td>",
+            f'<td class="words"{whole}>{escape(name)}</td>',
             f"<td>{item['points']:,}</td>",
             f"<td>{item['triangles']:,}</td>" if item["triangles"] else "<td>none: a cloud</td>",
             f"<td>{length(item['diameter'], unit)}</td>",
             f"<td>{escape(item.get('frame') or 'not said')}</td>",
         ]
         rows.append(f'<tr><th scope="row">{role}</th>{"".join(cells)}</tr>')
-    columns = ("", "file", "points", "triangles", "size (diagonal)", "frame")
-    head = "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in columns) + "</tr>"
+    columns = ("points", "triangles", "size (diagonal)", "frame")
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    head = f'<tr><th scope="col">role</th><th scope="col" class="words">file</th>{head}</tr>'
     return _table("What was registered", head, rows)
 
 
@@ -189,8 +192,9 @@ def stages_table(stages: Sequence[Mapping[str, Any]], unit: str) -> str:
     rows.append(
         f'<tr class="sum"><th scope="row">all</th><td colspan="4"></td><td>{whole:.1f}</td><td></td></tr>'
     )
-    columns = ("stage", "", "steps", "held-back distance before", "after", "seconds", "remarks")
-    head = "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in columns) + "</tr>"
+    columns = ("stage", "", "steps", "held-back distance before", "after", "seconds")
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    head = f'<tr>{head}<th scope="col" class="words">remarks</th></tr>'
     return _table("Stages of the registration, in their order", head, rows)
 
 
@@ -201,7 +205,9 @@ def _remarks(stage: Mapping[str, Any]) -> str:
     if stage.get("start"):
         said.append(f"went on from the {stage['start']} start")
     if "across" in stage:
-        said.append("residuals across the surface alone" if stage["across"] else "residuals along it count, too")
+        said.append(
+            "residuals across the surface alone" if stage["across"] else "residuals along it count, too"
+        )
     if stage.get("scale") is not None:
         said.append(f"scale {figure(float(stage['scale']))}")
     if stage.get("trial") and not stage["kept"]:
@@ -234,7 +240,9 @@ def warnings_list(report: Mapping[str, Any]) -> str:
 def _pair(name: str, value: Any) -> str:
     written = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
     written = figure(float(value)) if isinstance(value, float) else written
-    return f'<tr><th scope="row">{escape(str(name).replace("_", " "))}</th><td>{escape(str(written))}</td></tr>'
+    return (
+        f'<tr><th scope="row">{escape(str(name).replace("_", " "))}</th><td>{escape(str(written))}</td></tr>'
+    )
 
 
 def _table(caption: str, head: str, rows: Iterable[str]) -> str:

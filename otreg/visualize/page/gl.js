@@ -18,7 +18,7 @@ uniform int ghost;
 out vec4 pixel;
 vec3 lit(vec3 colour, vec3 n) {
   vec3 key = normalize(vec3(-0.7, 0.9, 1.0)), fill = normalize(vec3(1.0, -0.2, 0.7));
-  float strength = 0.10 + 0.60 * max(dot(n, key), 0.0) + 0.23 * max(dot(n, fill), 0.0) + 0.33 * max(n.z, 0.0);
+  float strength = 0.20 + 0.52 * max(dot(n, key), 0.0) + 0.20 * max(dot(n, fill), 0.0) + 0.33 * max(n.z, 0.0);
   float shine = 0.10 * pow(max(dot(n, normalize(key + vec3(0.0, 0.0, 1.0))), 0.0), 24.0);
   return colour * strength + shine;
 }
