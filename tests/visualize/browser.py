@@ -143,7 +143,8 @@ class Browser:
         clip = {}
         if selector is not None:
             box = self.run(
-                f"(b => [b.x, b.y, b.width, b.height])({self._find(selector)}.getBoundingClientRect())"
+                "(b => [b.x + scrollX, b.y + scrollY, b.width, b.height])"
+                f"({self._find(selector)}.getBoundingClientRect())"
             )
             clip = {"clip": dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": 1}}
         data = base64.b64decode(self("Page.captureScreenshot", format="png", **clip)["data"])
