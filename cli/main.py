@@ -10,17 +10,20 @@ import click
 
 from otreg import __version__
 
+from .animate import animate
 from .apply import apply
 from .compose import compose
 from .convert import convert
 from .errors import quiet_libraries
 from .errors import run as run_safely
 from .evaluate import evaluate
+from .field import field
 from .info import info
 from .output import finish, prepare_streams
 from .register import register
 from .render import render
 from .report import report
+from .view import view
 
 _HELP = """Register surfaces and point clouds of the same anatomy.
 
@@ -33,6 +36,9 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg evaluate run/moved.stl atlas.vtk
   otreg render run -o run.png
   otreg report run -o run.html
+  otreg field run -o field.nii.gz
+  otreg animate run -o run.gif
+  otreg view run
 """
 
 _EPILOG = """\b
@@ -56,7 +62,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render, report):
+for _command in (register, apply, evaluate, compose, info, convert, render, report, view, animate, field):
     cli.add_command(_command)
 
 

@@ -41,6 +41,13 @@ from .output import echo
 @click.option("--side-by-side", is_flag=True, help="Give each surface a panel of its own.")
 @click.option("--arrows", type=click.IntRange(1), default=200, show_default=True, help="How many arrows.")
 @click.option(
+    "--arrow-scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Length of arrows, in displacements.",
+)
+@click.option(
     "--cells",
     type=click.IntRange(2),
     default=16,

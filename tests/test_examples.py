@@ -66,6 +66,18 @@ def test_script_registration(tmp_path: Path) -> None:
     assert same.endswith("yes")
 
 
+def test_export_field(tmp_path: Path) -> None:
+    head, coarse, fine, what, moved, also, back, same = run("export_field.py", tmp_path)
+    assert head.split()[:2] == ["spacing", "points"]
+    assert numbers(fine)[1] > 5 * numbers(coarse)[1]
+    assert numbers(fine)[-2] < 0.5 * numbers(coarse)[-2]
+    assert numbers(fine)[-1] < 0.8 * numbers(coarse)[-1]
+    assert what == "points.nii.gz maps points of MOVING to FIXED, RAS"
+    assert "points of FIXED to MOVING (resamples MOVING onto FIXED)" in also
+    assert numbers(moved)[0] == 100 and numbers(moved)[1] < 0.2 and numbers(back)[0] < 0.2
+    assert max(numbers(same)) < 0.2  # SimpleITK comes with the dev extra
+
+
 def test_nngp_covariance(tmp_path: Path) -> None:
     head, small, large, what, agree, falls, before, after, _ = run("nngp_covariance.py", tmp_path)
     assert head.split() == ["images", "plain", "autograd", "blockwise"]
@@ -115,6 +127,17 @@ def test_penalties_along_the_way(tmp_path: Path) -> None:
         assert ours[:3] == pytest.approx(plain[:3], rel=1e-3)
         assert plain[0] > 1.001 * none[0]
     assert numbers(eager)[0] < 1e-4 and numbers(by_picture)[0] < 1e-4
+
+
+def test_animate_registration(tmp_path: Path) -> None:
+    way, pose, flow, loop, shape, series = run("animate_registration.py", tmp_path)
+    count, length, straight = numbers(way)
+    assert count == 51 and 1.05 * straight < length < 2.0 * straight
+    assert "interpolated" in pose and numbers(pose)[:2] == [0.0, 0.5]
+    assert "integrated" in flow and numbers(flow)[:2] == [0.5, 1.0]
+    assert numbers(loop)[0] == 6 and loop.endswith("320x240")
+    assert shape.endswith(": flow")
+    assert numbers(series)[0] == 5 and series.endswith("yes")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -7,8 +7,10 @@ from otreg.deformations.affine import Affine
 from otreg.deformations.base import Deformation
 from otreg.deformations.composite import Composite, compose, split_pose
 from otreg.deformations.diffeomorphism import Diffeomorphism, InverseFlow
+from otreg.deformations.field import DisplacementField, FieldAccuracy, sample_field
 from otreg.deformations.files import load_transform
 from otreg.deformations.inverse import InverseDeformation, InverseReport
+from otreg.deformations.itk import ItkTransform, itk_transform
 from otreg.deformations.spline import Spline
 from otreg.deformations.trajectory import Leg, legs, trajectory
 
@@ -17,14 +19,19 @@ __all__ = [
     "Composite",
     "Deformation",
     "Diffeomorphism",
+    "DisplacementField",
+    "FieldAccuracy",
     "InverseDeformation",
     "InverseFlow",
     "InverseReport",
+    "ItkTransform",
     "Leg",
     "Spline",
     "compose",
+    "itk_transform",
     "legs",
     "load_transform",
+    "sample_field",
     "split_pose",
     "trajectory",
 ]

@@ -80,7 +80,7 @@ def _principal_logarithm(matrix: FloatArray) -> FloatArray | None:
     for term in range(3, 33, 2):  # |ratio| < 1/7: below rounding long before the last
         power = power @ square
         total += power / term
-    logarithm = 2.0 ** (halvings + 1) * total
+    logarithm = np.asarray(2.0 ** (halvings + 1) * total, dtype=np.float64)
     good = np.abs(expm(logarithm) - matrix).max() <= _AGREES * np.abs(matrix).max()
     return logarithm if good else None
 

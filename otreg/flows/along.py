@@ -35,7 +35,7 @@ def positions_along(points: Tensor, path: Path, times: Sequence[float], *, memor
     Returns
     -------
     Tensor, shape (T, N, 3)
-        Differentiable in the points and in the path. Nothing else of this size is held.
+        Differentiable in the points and in the path.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,26 +35,29 @@ class Progress:
     ) -> None:
         self.total, self.listener, self.stop = total, listener, stop
         self.done = 0
+        self._lock = threading.Lock()  # stages may run side by side
         self.began = time.monotonic()
-        self._distances: list[float] = []
+        self._distances: dict[int, list[float]] = {}
 
     def step(self, stage: str, distance: float | None = None) -> None:
         """Report one finished step of ``stage``."""
-        self.done += 1
-        if distance is not None and math.isfinite(distance):
-            self._distances.append(float(distance))
-        elapsed = time.monotonic() - self.began
-        if self.listener is not None:
-            left = elapsed / self.done * max(self.total - self.done, 0)
-            self.listener(
-                ProgressEvent(stage, self.done, max(self.total, self.done), distance, elapsed, left)
-            )
-        if self.stop is not None and self.stop():
-            raise Interrupted
+        with self._lock:
+            self.done += 1
+            if distance is not None and math.isfinite(distance):
+                self._distances.setdefault(threading.get_ident(), []).append(distance)
+            elapsed = time.monotonic() - self.began
+            if self.listener is not None:
+                left = elapsed / self.done * max(self.total - self.done, 0)
+                self.listener(
+                    ProgressEvent(stage, self.done, max(self.total, self.done), distance, elapsed, left)
+                )
+            if self.stop is not None and self.stop():
+                raise Interrupted
 
     def distances(self) -> list[float]:
-        """Distances that steps have reported since this was last asked, to four digits."""
-        taken, self._distances = self._distances, []
+        """Distances that steps in this thread have reported since it last asked, to four digits."""
+        with self._lock:
+            taken = self._distances.pop(threading.get_ident(), [])
         return [float(f"{distance:.4g}") for distance in taken]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 
 from otreg.deformations import Deformation
+from otreg.deformations.domain import noted_bounds
 from otreg.quality import evaluate, gate
 from otreg.registration.result import Registration
+from otreg.registration.together import together
 from otreg.surface import Landmarks, Surface
 
 VERSION = version("otreg")
@@ -34,16 +37,22 @@ def finish(
             "moving": str(moving.metadata.get("path", "")),
             "fixed": str(fixed.metadata.get("path", "")),
             "diameter": float(fixed.diameter),
+            "moving_bounds": noted_bounds(moving.bounds),
+            "fixed_bounds": noted_bounds(fixed.bounds),
         }
     )
-    moved = transform(moving)
-    moved = moved.with_points(moved.points, displacement=moved.points - moving.points)
-    before = evaluate(
-        moving, fixed, moving=moving, labels=labels, landmarks=landmarks, samples=10000, seed=seed
-    )
-    pair = None if landmarks is None else (transform(landmarks[0]), landmarks[1])
-    after = evaluate(
-        moved, fixed, moving=moving, labels=labels, landmarks=pair, transform=transform, seed=seed
+    before, (moved, after) = together(
+        partial(
+            evaluate,
+            moving,
+            fixed,
+            moving=moving,
+            labels=labels,
+            landmarks=landmarks,
+            samples=10000,
+            seed=seed,
+        ),
+        partial(_moved_and_measured, moving, fixed, transform, landmarks, labels, seed),
     )
     judged = [_of_the_part(quality) if report["partial"] else quality for quality in (after, before)]
     reasons = gate(judged[0], judged[1], diameter=fixed.diameter)
@@ -67,6 +76,23 @@ def finish(
         "warnings": warnings,
     }
     return Registration(moved, transform, full, moving, fixed)
+
+
+def _moved_and_measured(
+    moving: Surface,
+    fixed: Surface,
+    transform: Deformation,
+    landmarks: tuple[Landmarks, Landmarks] | None,
+    labels: str | None,
+    seed: int,
+) -> tuple[Surface, dict[str, Any]]:
+    moved = transform(moving)
+    moved = moved.with_points(moved.points, displacement=moved.points - moving.points)
+    pair = None if landmarks is None else (transform(landmarks[0]), landmarks[1])
+    quality = evaluate(
+        moved, fixed, moving=moving, labels=labels, landmarks=pair, transform=transform, seed=seed
+    )
+    return moved, quality
 
 
 def _of_the_part(quality: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ class Settings:
         Weight of a fine spline's energy, multiplied by the variance of the residual itself.
     landmark_error : float
         Standard deviation of given landmarks, as a share of FIXED's diameter: how closely maps follow them.
+    attachment_iterations : int
+        Most iterations of L-BFGS on the attachment itself, after the coarse flow of ``diffeo``; 0 leaves the stage
+        out. It is kept where held-back points come closer, which they seldom do (docs/decisions/0011).
     """
 
     points: int = 3000
@@ -56,6 +59,7 @@ class Settings:
     independent_points: float = 1000.0
     fine_stiffness: float = 30.0
     landmark_error: float = 0.005
+    attachment_iterations: int = 0
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any] | None) -> Settings:
@@ -69,6 +73,11 @@ class Settings:
             whole = isinstance(default, int)
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise InputError(f"setting {name} must be a {'whole ' if whole else ''}number, got {value!r}")
+            if name == "attachment_iterations":
+                if value < 0:
+                    raise InputError(f"setting {name} must be 0 or more, got {value!r}")
+                values[name] = value
+                continue
             if not 0 < value < float("inf"):
                 raise InputError(f"setting {name} must be positive and finite, got {value!r}")
             if whole and value < 10:

@@ -52,6 +52,7 @@ def scene(
     cells: int = 16,
     threads: int = 80,
     contours: int = 16,
+    arrow_scale: float = 1.0,
     times: int = 0,
     side_by_side: bool = False,
     unit: str = "mm",
@@ -86,6 +87,8 @@ def scene(
         and ``anterior``, … where the frame is known. Default: the side that shows most.
     arrows, cells, threads, contours : int
         How many; ``cells`` along the longest side of a grid.
+    arrow_scale : float, default 1
+        Length of arrows in displacements; the caption says so where it is not 1.
     times : int, default 0
         Positions over time that moved and grid get, for animations and scrubbing; 0: they stand still.
     side_by_side : bool, default False
@@ -121,12 +124,14 @@ def scene(
         if side_by_side:
             raise InputError("side by side is for surfaces; a run has panels")
         run = read_run(Path(folders[0])) if folders else _run_of(whole[0])
-        counts = {"arrows": arrows, "cells": cells, "threads": threads, "contours": contours}
+        counts: dict[str, Any] = {"arrows": arrows, "cells": cells, "threads": threads, "contours": contours}
         for key, count in counts.items():
             if count < 1:
                 raise InputError(f"{key} must be 1 or more, got {count}")
+        if not (np.isfinite(arrow_scale) and arrow_scale > 0):
+            raise InputError(f"arrow_scale must be a positive number, got {arrow_scale}")
         wanted = tuple(panels) if panels is not None else ("moving", "fixed", "overlay")
-        return _of_run(run, wanted, times, counts, options)
+        return _of_run(run, wanted, {**counts, "arrow_scale": arrow_scale, "times": times}, options)
     if panels is not None:
         raise InputError("panels are those of a run; surfaces can be drawn side by side")
     shapes = [item if isinstance(item, Surface) else read(Path(_path(item)), repair=repair) for item in what]
@@ -150,7 +155,7 @@ def _check_drawable(shape: Surface) -> None:
         raise InputError(f"{shape.metadata.get('path', 'a surface')} has no points to draw")
 
 
-def _of_run(run: Run, panels: tuple[str, ...], times: int, counts: dict[str, int], options: Options) -> Scene:
+def _of_run(run: Run, panels: tuple[str, ...], details: dict[str, Any], options: Options) -> Scene:
     unknown = [name for name in panels if name not in PANELS]
     if unknown or not panels:
         named = f"unknown panel {unknown[0]!r}" if unknown else "no panel is named"
@@ -166,9 +171,8 @@ def _of_run(run: Run, panels: tuple[str, ...], times: int, counts: dict[str, int
         run.transform,
         values,
         _first_view(run.fixed, frame, options.views),
-        times=times,
         log_determinant=options.color_by == "log_det",
-        **counts,
+        **details,
     )
     made = [PANELS[name](subject) for name in panels]
     return _scene(made, colouring, frame, options)
@@ -181,7 +185,7 @@ def _run_colours(
     same = len(run.moving) == len(run.moved)
     name = options.color_by
     if name is None:
-        if not same or not set(panels) - {"fixed", "contours"}:
+        if not same or not set(panels) - {"fixed", "grid"}:
             return None, {}
         name = "displacement"
     shapes = [run.moved, run.fixed]

@@ -108,16 +108,6 @@ def colour_range(values: FloatArray, *, from_zero: bool) -> tuple[float, float]:
     return low, high
 
 
-def apply_map(values: FloatArray, limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """sRGB bytes (N, 3) of values (N,); those that are not finite are grey."""
-    low, high = limits
-    table = sequential()
-    position = np.clip((np.nan_to_num(values) - low) / (high - low), 0.0, 1.0)
-    colours = table[np.rint(position * (len(table) - 1)).astype(int)]
-    colours[~np.isfinite(values)] = UNKNOWN
-    return np.rint(255 * colours).astype(np.uint8)
-
-
 def round_length(longest: float) -> float:
     """The largest of 1, 2, 5 × 10^k that is not above ``longest``."""
     power = 10.0 ** np.floor(np.log10(longest))

@@ -17,7 +17,16 @@ from otreg.visualize.props import actor_of
 from otreg.visualize.scene import Layer, Panel, Scene
 from otreg.visualize.screen import Image, Screen, off_screen
 from otreg.visualize.sheet import Sheet, ink_on
-from otreg.visualize.view import View, axes_of, centred_views, looking, merged, shown_points, view_of
+from otreg.visualize.view import (
+    View,
+    axes_of,
+    centred_views,
+    looking,
+    merged,
+    shown_points,
+    used_rows,
+    view_of,
+)
 
 if TYPE_CHECKING:
     from vtkmodules.vtkRenderingCore import vtkActor
@@ -176,8 +185,7 @@ def _points(layers: Sequence[Layer]) -> FloatArray:
     for layer in layers:
         positions = layer.points[None] if layer.motion is None else layer.motion
         if layer.kind == "surface":
-            used = np.unique(layer.cells)
-            positions = positions[:, used]
+            positions = positions[:, used_rows(layer.cells, positions.shape[1])]
         flat = positions.reshape(-1, 3)
         found.append(flat[np.isfinite(flat).all(axis=1)])
         if layer.vectors is not None:

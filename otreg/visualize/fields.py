@@ -132,14 +132,15 @@ def mean_curvature(shape: Surface) -> FloatArray:
     for k in range(3):
         ahead, behind = shape.triangles[:, (k + 1) % 3], shape.triangles[:, (k + 2) % 3]
         pull = cotangents[k][:, None] * edges[k]
-        np.add.at(laplacian, ahead, pull)
-        np.add.at(laplacian, behind, -pull)
+        for axis in range(3):
+            laplacian[:, axis] += np.bincount(ahead, pull[:, axis], len(shape))
+            laplacian[:, axis] -= np.bincount(behind, pull[:, axis], len(shape))
         voronoi = (
             cotangents[(k + 1) % 3] * np.einsum("ij,ij->i", edges[(k + 1) % 3], edges[(k + 1) % 3])
             + cotangents[(k + 2) % 3] * np.einsum("ij,ij->i", edges[(k + 2) % 3], edges[(k + 2) % 3])
         ) / 8.0
         share = np.where(obtuse[k], 0.25 * doubled, np.where(obtuse.any(axis=0), 0.125 * doubled, voronoi))
-        np.add.at(area, shape.triangles[:, k], np.where(usable, share, 0.0))
+        area += np.bincount(shape.triangles[:, k], np.where(usable, share, 0.0), len(shape))
     values = np.full(len(shape), np.nan)
     inside = (area > 0) & ~_on_border(shape)
     # laplacian sums cot (x_j - x_i); half of it over the area is Δx, which points inwards where it bulges.
@@ -151,16 +152,19 @@ def mean_curvature(shape: Surface) -> FloatArray:
 def _on_border(shape: Surface) -> NDArray[np.bool_]:
     """Which vertices lie on an edge that has one triangle only, (N,)."""
     edges = np.sort(np.concatenate([shape.triangles[:, [k, (k + 1) % 3]] for k in range(3)]), axis=1)
-    unique, counts = np.unique(edges, axis=0, return_counts=True)
+    keys, counts = np.unique(edges[:, 0] * len(shape) + edges[:, 1], return_counts=True)
+    alone = keys[counts == 1]
     border = np.zeros(len(shape), bool)
-    border[unique[counts == 1].reshape(-1)] = True
+    border[alone // len(shape)] = True
+    border[alone % len(shape)] = True
     return border
 
 
 def values_of(
     name: str, shapes: Sequence[Surface], computed: Callable[[int], FloatArray | None]
 ) -> tuple[list[Values | None], bool]:
-    """Values (N,) or (N, d) of each shape by name, from its point data or else computed; and whether computed.
+    """Values (N,) or (N, d) of each shape by name, from its point data or else computed; and whether they
+    are one of :data:`COMPUTED`.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def values_of(
     """
     found: list[Values | None] = [shape.point_data.get(name) for shape in shapes]
     own = any(values is not None for values in found)
-    if name in COMPUTED and (not own or name == "displacement"):
+    if name in COMPUTED and not own:
         made = [computed(place) for place in range(len(shapes))]
         if any(values is not None for values in made):
             return list(made), True
@@ -182,7 +186,7 @@ def values_of(
         )
     if any(values is not None and values.dtype.kind not in "iubf" for values in found):
         raise InputError(f"point data {name!r} are not numbers, so they cannot be coloured")
-    return found, False
+    return found, name == "displacement"  # which registrations write, so its unit is known
 
 
 def colour_values(

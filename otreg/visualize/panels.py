@@ -41,6 +41,8 @@ class Subject:
         The side that the first row looks from.
     arrows, cells, threads, contours : int
         How many.
+    arrow_scale : float
+        Length of arrows, in displacements.
     times : int
         Positions over time that layers get; 0: none move.
     log_determinant : bool
@@ -57,6 +59,7 @@ class Subject:
     cells: int = 16
     threads: int = 80
     contours: int = 16
+    arrow_scale: float = 1.0
     times: int = 0
     log_determinant: bool = False
 
@@ -137,7 +140,7 @@ def _of_fixed(subject: Subject) -> str:
 def _arrow_layer(subject: Subject, **more: Any) -> Layer:
     chosen = spread_points(subject.posed, subject.arrows)
     tails = subject.posed.points[chosen]
-    vectors = subject.moved.points[chosen] - tails
+    vectors = subject.arrow_scale * (subject.moved.points[chosen] - tails)
     return Layer("arrows", "arrows", tails, vectors=vectors, colour=INK, **more)
 
 
@@ -146,7 +149,9 @@ def _grid_layer(subject: Subject, planes: str, **more: Any) -> Layer:
     pose, rest = subject.parts
     shown = subject.posed.points[np.isfinite(subject.posed.points).all(axis=1)]
     cells = max(round(subject.cells * (_LATTICE if planes == "lattice" else 1.0)), 2)
-    points, segments = grid_lines(shown, subject.view, cells, planes=planes)
+    # A plane faces the viewer; grids in space lie along the coordinates, so that no side sees all planes edge on.
+    axes = subject.view.axes if planes == "facing" else np.eye(3)
+    points, segments = grid_lines(shown, axes, cells, planes=planes)
     values = None
     if subject.log_determinant:
         start = points if pose is None else pose.inverse.map(points)
@@ -182,7 +187,8 @@ def _map_words(subject: Subject) -> str:
 def _arrows_panel(subject: Subject) -> Panel:
     subject.need_vertices("arrows")
     layers = [_moved(subject, opacity=0.45), _arrow_layer(subject)]
-    return Panel(f"Displacement {_map_words(subject)}", layers)
+    longer = "" if subject.arrow_scale == 1.0 else f", {subject.arrow_scale:g} times as long"
+    return Panel(f"Displacement {_map_words(subject)}{longer}", layers)
 
 
 def _grid_panel(planes: str) -> Callable[[Subject], Panel]:

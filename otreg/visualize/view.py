@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from otreg.errors import InputError
-from otreg.surface import FloatArray, Surface
+from otreg.surface import FloatArray, IntArray, Surface
 
 _MARGIN = 1.08  # white around the shapes
 _CLEARLY_BETTER = 1.25  # gain in size for which a shape is turned away from the upright
@@ -182,8 +183,15 @@ def shown_points(shape: Surface) -> FloatArray:
     """The points that are seen, (N, 3): finite, and on triangles where there are any."""
     points = shape.points
     if shape.has_triangles:
-        points = points[np.unique(shape.triangles)]
+        points = points[used_rows(shape.triangles, len(points))]
     return points[np.isfinite(points).all(axis=1)]
+
+
+def used_rows(cells: IntArray, count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` points belong to a cell, (count,)."""
+    used = np.zeros(count, bool)
+    used[cells] = True
+    return used
 
 
 def _middle(points: FloatArray, axes: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -126,8 +126,15 @@ def test_global_state_is_left_alone(pair: PhantomPair) -> None:
 @pytest.mark.parametrize("steps", [1, 6])
 def test_stopping_keeps_the_best_so_far(pair: PhantomPair, steps: int) -> None:
     moving, fixed, events = Surface(*pair.moving), Surface(*pair.fixed), []
+    # One thread: with more, the fit beside the stopped one ends one step later.
     found = otreg.register(
-        moving, fixed, "spline", settings=QUICK, progress=events.append, stop=lambda: len(events) >= steps
+        moving,
+        fixed,
+        "spline",
+        settings=QUICK,
+        progress=events.append,
+        stop=lambda: len(events) >= steps,
+        threads=1,
     )
     assert len(events) == steps and [event.step for event in events] == list(range(1, steps + 1))
     assert found.report["interrupted"] and any("stopped early" in warning for warning in found.warnings)
@@ -136,18 +143,43 @@ def test_stopping_keeps_the_best_so_far(pair: PhantomPair, steps: int) -> None:
     assert found.moved.points == pytest.approx(found.transform.map(moving.points))
 
 
-def test_stages_keep_the_distances_that_their_steps_reported(pair: PhantomPair) -> None:
-    """What a listener hears and what the report says of the kept start are the same numbers."""
-    events: list[Any] = []
+def test_stopping_two_fits_side_by_side_keeps_the_best_so_far(pair: PhantomPair) -> None:
+    moving, fixed, events = Surface(*pair.moving), Surface(*pair.fixed), []
     found = otreg.register(
-        Surface(*pair.moving), Surface(*pair.fixed), "spline", settings=FEW, progress=events.append
+        moving,
+        fixed,
+        "spline",
+        settings=QUICK,
+        progress=events.append,
+        stop=lambda: len(events) >= 12,
+        threads=2,
     )
+    assert 12 <= len(events) <= 13
+    assert [event.step for event in events] == list(range(1, len(events) + 1))
+    assert found.report["interrupted"] and error(found, pair.truth, fixed) < 0.08
+    assert found.moved.points == pytest.approx(found.transform.map(moving.points))
+
+
+def test_threads_do_not_change_the_result(pair: PhantomPair) -> None:
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    one, two = (
+        otreg.register(moving, fixed, "spline", settings=QUICK, threads=count).moved.points
+        for count in (1, 2)
+    )
+    np.testing.assert_allclose(one, two, atol=1e-4 * fixed.diameter)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stages_keep_the_distances_that_their_steps_reported(pair: PhantomPair, threads: int) -> None:
+    """What a listener hears is what the report says, also of two fits that run side by side."""
+    events: list[Any] = []
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    found = otreg.register(moving, fixed, "spline", settings=FEW, progress=events.append, threads=threads)
     stages = {stage["stage"]: stage.get("residuals") for stage in found.report["stages"]}
     assert stages["rigid start"] is None and stages["choice of start"] is None
-    steps = [event for event in events if event.stage == "spline"]
-    first, second = steps[: len(steps) // 2], steps[len(steps) // 2 :]
-    heard = [[float(f"{event.distance:.4g}") for event in some] for some in (first, second)]
-    assert stages["spline"] in heard and len(stages["spline"]) == 14
+    heard = iter([float(f"{event.distance:.4g}") for event in events if event.stage == "spline"])
+    assert len(stages["spline"]) == 14
+    assert all(distance in heard for distance in stages["spline"])  # in this order, others in between
     fine = [name for name in stages if name.startswith("spline ")]
     assert len(fine) == 2
     for name in fine:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from otreg.surface import Surface
+from otreg.visualize.colouring import Colouring
 from otreg.visualize.colours import (
-    apply_map,
     categorical,
     colour_range,
     lch_to_rgb,
@@ -23,7 +23,7 @@ from otreg.visualize.colours import (
     ticks,
 )
 from otreg.visualize.sheet import Sheet, text_mask, tick_labels
-from otreg.visualize.view import centred_views, together, view_of
+from otreg.visualize.view import centred_views, view_of
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_colour_range() -> None:
     assert colour_range(np.zeros(5), from_zero=True) == (0.0, 1.0)
     assert colour_range(np.full(5, 3.0), from_zero=False) == (0.0, 3.0)
     assert colour_range(np.array([np.nan]), from_zero=True) == (0.0, 1.0)
-    grey = apply_map(np.array([np.nan, 0.0, 9.0, 1e9]), (0.0, 9.0))
+    grey = Colouring("", limits=(0.0, 9.0)).colours(np.array([np.nan, 0.0, 9.0, 1e9]))
     assert np.ptp(grey[0]) == 0
     np.testing.assert_array_equal(grey[2], grey[3])
 
@@ -184,8 +184,8 @@ def test_views_of_several() -> None:
     small, large = box((2.0, 1.5, 1.0)), box((8.0, 6.0, 4.0))
     away = large.with_points(large.points + 100.0)
     view = view_of(small, 1.5)
-    first, second = centred_views([small, away], view, 1.5)
+    first, second = centred_views([small.points, away.points], view, 1.5)
     assert first.half_height == second.half_height
     np.testing.assert_allclose(second.centre, 100.0, atol=1e-9)
-    both = together([small, away], view, 1.5)
+    both = centred_views([np.concatenate([small.points, away.points])], view, 1.5)[0]
     assert both.half_height > 40

@@ -19,7 +19,7 @@ from otreg.errors import InputError
 from otreg.frames import convert_frame
 from otreg.surface import Surface
 from otreg.visualize import render, render_registration, render_surfaces
-from otreg.visualize.pictures import _names
+from otreg.visualize.build import names_of
 from otreg.visualize.run import read_run
 from otreg.visualize.view import merged
 from tests.support import shared_data
@@ -129,7 +129,7 @@ def test_scale_bar_has_its_length(sheet: np.ndarray) -> None:
 
 
 def test_colour_bar_only_with_something_to_explain(sheet: np.ndarray, tmp_path: Path) -> None:
-    render_registration(ball(), ball(), ball(), tmp_path / "plain.png", size=SIZE)
+    render_registration(ball(level=3), ball(), ball(), tmp_path / "plain.png", size=SIZE)
     plain = pixels(tmp_path / "plain.png")
     foot = slice(-28, None)
 
@@ -198,8 +198,8 @@ def test_several_surfaces_are_named(tmp_path: Path) -> None:
     for folder, x in (("one", 0.0), ("two", 25.0)):
         io.write(ball(level=2, centre=(x, 0, 0)), tmp_path / folder / "bone.ply")
     both = [io.read(tmp_path / folder / "bone.ply") for folder in ("one", "two")]
-    assert _names(both) == ["one/bone.ply", "two/bone.ply"]
-    assert _names([both[0], ball()]) == ["bone.ply", "surface 2"]
+    assert names_of(both) == ["one/bone.ply", "two/bone.ply"]
+    assert names_of([both[0], ball()]) == ["bone.ply", "surface 2"]
     render_surfaces(both, tmp_path / "named.png", size=(600, 300), unit="")
     render_surfaces([merged(both)], tmp_path / "plain.png", size=(600, 300), unit="")
     foot = np.s_[-26:, 250:]
@@ -275,16 +275,18 @@ def test_labels_get_one_colour_each(tmp_path: Path) -> None:
 
 
 def test_labels_are_matched_by_name() -> None:
-    from otreg.visualize.paint import paint_points
+    from otreg.visualize.fields import colour_values
 
     points = np.eye(3)
     first = Surface(points, point_data={"part": [0, 1, 2]}, label_names={"part": {1: "head", 2: "tail"}})
     second = Surface(points, point_data={"part": [0, 1, 5]}, label_names={"part": {1: "tail", 5: "head"}})
-    paint = paint_points([first, second], "part")
-    one, two = paint.bytes
-    assert one is not None and two is not None
+    shapes = [first, second]
+    colouring, values = colour_values(
+        "part", shapes, [shape.point_data["part"] for shape in shapes], computed=False, unit="mm"
+    )
+    one, two = (colouring.colours(v) for v in values)
     np.testing.assert_array_equal(one[[0, 1, 2]], two[[0, 2, 1]])
-    assert paint.names == ["head", "tail"]
+    assert colouring.kind == "categorical" and colouring.names == ["head", "tail"]
 
 
 def test_clouds_and_several_surfaces(tmp_path: Path) -> None:
@@ -401,7 +403,7 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(tmp_path: Path) -> 
         ([tmp_path / "empty", surface], target, {}, "is a folder"),
         ([tmp_path / "gone.ply"], target, {}, "gone.ply"),
         ([surface], target, {"color_by": "depth"}, "no point data 'depth'"),
-        ([surface], target.with_suffix(".jpg"), {}, "ends in .png"),
+        ([surface], target.with_suffix(".jpg"), {}, "ends in one of .png"),
         ([surface], target, {"size": (10, 10)}, "out of bounds"),
         ([surface], tmp_path / "nowhere" / "a.png", {}, "does not exist"),
     ]
