@@ -93,7 +93,7 @@ def _same_mesh(first: Layer, second: Layer) -> bool:
 
 def _finite(layer: Layer) -> Layer:
     """The layer without points that are not finite: cells with such corners are left out, too."""
-    known = np.isfinite(layer.points).all(axis=1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(layer.points).all(axis=1))
     if layer.motion is not None:
         known &= np.isfinite(layer.motion).all(axis=(0, 2))
     if layer.vectors is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from otreg.deformations import Affine
+from otreg.deformations import Affine, legs
 from otreg.deformations.composite import Composite
 from otreg.errors import InputError, OtregError
 from otreg.io import atomic_path
@@ -126,7 +126,8 @@ def report_html(
         f"<header><p>Registration report, otreg {escape(str(report.get('otreg', '')))}</p>"
         f"<h1>{escape(heading)}</h1></header>"
     )
-    main = f'<main class="report">\n{header}\n{verdict(report, unit)}\n<nav aria-label="Sections">{links}</nav>\n{body}\n</main>'
+    links = f'<nav aria-label="Sections">{links}</nav>'
+    main = "\n".join(['<main class="report">', header, verdict(report, unit), links, body, "</main>"])
     return page(heading, main, styles=("style.css", "report.css"))
 
 
@@ -179,7 +180,9 @@ def _interactive(run: Run, unit: str) -> str:
         "Drag to turn, right or two fingers to shift, wheel after a click to zoom, click to read a point. The slider "
         "takes moved from where moving was (before) to its place on fixed (after)."
     )
-    return f"<p>{how}</p>{scene_figure(shown)}"
+    way = [] if run.transform is None else [str(leg) for leg in legs(run.transform)]
+    said = f"<p>The way in between: {escape('; '.join(way))}.</p>" if way else ""
+    return f"<p>{how}</p>{scene_figure(shown)}{said}"
 
 
 def _colours(run: Run) -> str | None:
@@ -220,7 +223,9 @@ def _note(name: str, whole: Surface, part: Surface) -> str:
 def _pictures(run: Run, unit: str) -> str:
     first: Sequence[str] = ("moving", "fixed", "overlay")
     second = [name for name in ("contours", "grid") if name == "grid" or run.fixed.has_triangles]
-    wanted = [(first, None, "Moving, fixed, and moved over the outline of fixed")]
+    wanted: list[tuple[Sequence[str], str | None, str]] = [
+        (first, None, "Moving, fixed, and moved over the outline of fixed")
+    ]
     if run.transform is not None:
         words = "Moved, coloured by its distance to fixed" if len(second) > 1 else "Moved"
         wanted.append((second, "distance", f"{words}, and a grid that the map deforms"))

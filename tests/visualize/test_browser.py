@@ -150,7 +150,7 @@ def test_a_click_reads_the_point_that_is_nearest_to_the_viewer(chromium: Browser
     near.values = near.points[:, 2] - 250.0
     scene = Scene([Panel("", [near, far])], Colouring("height", limits=(-20.0, 20.0), unit="mm"))
     chromium.open(write(tmp_path, scene), "#view=front")
-    wanted = int(np.argmin(np.linalg.norm(near.points - (CENTRE + [6.0, -58.0, 9.0]), axis=1)))
+    wanted = int(np.argmin(np.linalg.norm(near.points - (CENTRE + np.array([6.0, -58.0, 9.0])), axis=1)))
     x, y, _ = chromium.run(f"document.querySelector('.otreg-scene').otreg.place('near', {wanted})")
     chromium.click("canvas", x, y)
     name, place, value = chromium.run(

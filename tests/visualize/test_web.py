@@ -90,7 +90,7 @@ def check_self_contained(page: str) -> None:
 
 def test_a_page_holds_the_scene_and_nothing_from_elsewhere() -> None:
     coloured = ball(values=np.linspace(0.0, 1.0, 162), opacity=0.5)
-    there = np.stack([coloured.points, coloured.points + [5.0, 0.0, 0.0]])
+    there = np.stack([coloured.points, coloured.points + np.array([5.0, 0.0, 0.0])])
     moved = ball("moved", motion=there)
     moved.points = there[1]
     scene = Scene([Panel("a", [coloured]), Panel("b", [moved])], Colouring("height"), title="Two balls")
@@ -112,7 +112,7 @@ def test_a_page_holds_the_scene_and_nothing_from_elsewhere() -> None:
 def test_positions_far_from_the_origin_keep_their_precision() -> None:
     """float32 alone would lose a hundredth of a millimetre at 100 km; relative to the middle it does not."""
     far = ball()
-    far.points = far.points + [1e8, -1e8, 5e7]
+    far.points = far.points + np.array([1e8, -1e8, 5e7])
     data = payload(scene_html(Scene([Panel("", [far])])))
     found = array(data, data["layers"][0]["points"]).reshape(-1, 3) + np.asarray(data["centre"])
     assert found == pytest.approx(far.points, abs=1e-5, rel=0)
