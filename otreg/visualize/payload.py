@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,20 @@ _SHADES = 64
 _QUANTA = 65535
 
 
-def scene_json(scene: Scene) -> str:
+def scene_json(scene: Scene, numbers: Mapping[str, IntArray] | None = None) -> str:
     """What the viewer needs of a scene, as JSON that may stand inside a ``<script>`` element.
 
     Layers that are called the same, in several panels, come once: the first. Positions are float32 relative to
     the middle of the scene, motion is 16-bit within its bounding box, so that an error is below 1/65,000 of that.
     Meshes and clouds above the budgets of :mod:`otreg.visualize.decimate` are thinned.
+
+    ``numbers``: by name of a layer, what its points (N,) are called where they are read; default their rows.
     """
     layers, notes = light_layers(scene)
+    for place, (layer, rows) in enumerate(layers):
+        called = (numbers or {}).get(layer.name)
+        if called is not None:
+            layers[place] = (layer, called if rows is None else called[rows])
     return dump(_Payload(scene, layers, [*scene.notes, *notes]).made())
 
 

@@ -18,10 +18,10 @@ from otreg.errors import InputError, OtregError
 from otreg.io import atomic_path
 from otreg.proximity import SurfaceIndex
 from otreg.registration import Registration
-from otreg.surface import FloatArray, Surface
+from otreg.surface import FloatArray, IntArray, Surface
 from otreg.visualize.build import scene
 from otreg.visualize.charts import curves, histogram, length_axis, linear_axis, runs
-from otreg.visualize.decimate import MOST_TRIANGLES, at_vertices, decimate, decimate_surface, thin_points
+from otreg.visualize.decimate import at_vertices, decimate_surface
 from otreg.visualize.run import Run, read_run
 from otreg.visualize.scene import Scene
 from otreg.visualize.tables import (
@@ -173,7 +173,7 @@ def _direction(report: Mapping[str, Any]) -> str:
 
 
 def _interactive(run: Run, unit: str) -> str:
-    light, notes = _light(run)
+    light, numbers, notes = _light(run)
     shown: Scene = scene(light, panels=["all"], color_by=_colours(light), times=_TIMES, unit=unit)
     shown.notes += notes
     how = (
@@ -182,7 +182,7 @@ def _interactive(run: Run, unit: str) -> str:
     )
     way = [] if run.transform is None else [str(leg) for leg in legs(run.transform)]
     said = f"<p>The way in between: {escape('; '.join(way))}.</p>" if way else ""
-    return f"<p>{how}</p>{scene_figure(shown)}{said}"
+    return f"<p>{how}</p>{scene_figure(shown, numbers=numbers)}{said}"
 
 
 def _colours(run: Run) -> str | None:
@@ -193,22 +193,25 @@ def _colours(run: Run) -> str | None:
     return "displacement" if all(isinstance(stage, Affine) for stage in stages) else "deformation"
 
 
-def _light(run: Run) -> tuple[Run, list[str]]:
-    """The run with fewer vertices where it has too many for a browser: thinned before anything is computed on them."""
+def _light(run: Run) -> tuple[Run, dict[str, IntArray], list[str]]:
+    """The run with fewer vertices where it has too many for a browser, thinned before anything is computed on them.
+
+    With the vertices that are left, by the name of the shape, and sentences that say so.
+    """
+    numbers: dict[str, IntArray] = {}
     notes = []
     fixed, rows = decimate_surface(run.fixed)
     if len(rows) < len(run.fixed):
+        numbers["fixed"] = rows
         notes.append(_note("fixed", run.fixed, fixed))
     moving, moved = run.moving, run.moved
     if len(moving) == len(moved) and len(moving.triangles) == len(moved.triangles):
-        if moved.has_triangles:
-            vertices, triangles = decimate(moved.points, moved.triangles, MOST_TRIANGLES)
-        else:
-            vertices, triangles = thin_points(moved.points), moved.triangles
-        if len(vertices) < len(moved):
-            moving, moved = (at_vertices(shape, vertices, triangles) for shape in (moving, moved))
+        moved, rows = decimate_surface(moved)
+        if len(rows) < len(run.moved):
+            moving = at_vertices(moving, rows, moved.triangles)
+            numbers["moving"] = numbers["moved"] = rows
             notes.append(_note("moving and moved", run.moved, moved))
-    return Run(moving, fixed, moved, run.transform), notes
+    return Run(moving, fixed, moved, run.transform), numbers, notes
 
 
 def _note(name: str, whole: Surface, part: Surface) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from html import escape
 from importlib.resources import files
 
+from otreg.surface import IntArray
 from otreg.visualize.payload import scene_json
 from otreg.visualize.scene import Scene
 
@@ -62,15 +64,21 @@ def inline_html(scene: Scene, *, height: int = 520) -> str:
     )
 
 
-def scene_figure(scene: Scene, *, whole: bool = False) -> str:
+def scene_figure(scene: Scene, *, whole: bool = False, numbers: Mapping[str, IntArray] | None = None) -> str:
     """Write a scene as a ``<figure>`` for a page that has :func:`page`'s styles and scripts.
 
-    ``whole``: the page shows nothing else, so that the wheel always zooms.
+    Parameters
+    ----------
+    scene : Scene
+    whole : bool, default False
+        The page shows nothing else, so that the wheel always zooms.
+    numbers : mapping of str to int array (N,), optional
+        By name of a layer: what its points are called where they are read. Default: their rows.
     """
     mark = ' data-whole="yes"' if whole else ""
     return (
         f'<figure class="otreg-scene"{mark}>'
-        f'<script type="application/json">{scene_json(scene)}</script>'
+        f'<script type="application/json">{scene_json(scene, numbers)}</script>'
         "<noscript><p>The 3-D scene needs JavaScript, which is switched off here.</p></noscript></figure>"
     )
 

@@ -27,7 +27,7 @@ from tests.cli.support import refused, succeed
 from tests.support import ROOT
 from tests.visualize import browser
 from tests.visualize.browser import Browser
-from tests.visualize.test_web import Tags, check_self_contained, payload
+from tests.visualize.test_web import Tags, array, check_self_contained, payload
 
 FEW = {"points": 300, "fine_points": 600, "control_points": 40, "starts": 12}
 MOVING, FIXED = ROOT / "data" / "metacarpal_1.vtk", ROOT / "data" / "metacarpal_2.stl"
@@ -172,6 +172,9 @@ def test_big_meshes_are_decimated_and_said_so(result: Registration) -> None:
     for name in ("moving", "moved", "fixed"):
         assert layers[name]["cells"]["count"] <= 3 * 60_000
     assert layers["moving"]["cells"] == layers["moved"]["cells"]
+    # vertices keep their numbers in the file
+    rows, points = (array(data, layers["moved"][key]) for key in ("rows", "points"))
+    assert points.reshape(-1, 3) + data["centre"] == pytest.approx(moved.points[rows], abs=1e-5)
     assert len(data["notes"]) == 2
     assert all(
         "of 81,920 triangles" in note and "All figures are of the whole shapes." in note
