@@ -22,6 +22,7 @@ from .info import info
 from .output import finish, prepare_streams
 from .register import register
 from .render import render
+from .report import report
 from .view import view
 
 _HELP = """Register surfaces and point clouds of the same anatomy.
@@ -34,6 +35,7 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg apply run/transform.h5 patient-landmarks.mrk.json -o in-atlas.csv
   otreg evaluate run/moved.stl atlas.vtk
   otreg render run -o run.png
+  otreg report run -o run.html
   otreg field run -o field.nii.gz
   otreg animate run -o run.gif
   otreg view run
@@ -60,7 +62,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render, view, animate, field):
+for _command in (register, apply, evaluate, compose, info, convert, render, report, view, animate, field):
     cli.add_command(_command)
 
 

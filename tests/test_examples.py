@@ -140,6 +140,13 @@ def test_animate_registration(tmp_path: Path) -> None:
     assert numbers(series)[0] == 5 and series.endswith("yes")
 
 
+def test_report_from_python(tmp_path: Path) -> None:
+    gate, report, scene = run("report_from_python.py", tmp_path)
+    assert gate == "quality gate passed"
+    assert report.startswith("report.html: ") and 300 < numbers(report)[0] < 1500
+    assert scene.startswith("scene.html: ") and scene.endswith("needs no network: yes")
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")

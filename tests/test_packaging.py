@@ -42,6 +42,8 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     expected |= {f"otreg_cli/{path.relative_to(ROOT / 'cli')}" for path in (ROOT / "cli").rglob("*.py")}
     assert expected <= names
     assert "otreg/py.typed" in names
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "otreg" / "visualize" / "page").iterdir()}
+    assert "otreg/visualize/page/viewer.js" in page and page <= names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"otreg", "otreg_cli"}
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -37,11 +38,14 @@ class Progress:
         self.stopped = False
         self._lock = threading.Lock()  # stages may run side by side
         self.began = time.monotonic()
+        self._distances: dict[int, list[float]] = {}
 
     def step(self, stage: str, distance: float | None = None) -> None:
         """Report one finished step of ``stage``."""
         with self._lock:
             self.done += 1
+            if distance is not None and math.isfinite(distance):
+                self._distances.setdefault(threading.get_ident(), []).append(distance)
             elapsed = time.monotonic() - self.began
             if self.listener is not None:
                 left = elapsed / self.done * max(self.total - self.done, 0)
@@ -51,6 +55,12 @@ class Progress:
             if self.stop is not None and self.stop():
                 self.stopped = True
                 raise Interrupted
+
+    def distances(self) -> list[float]:
+        """Distances that steps in this thread have reported since it last asked, to four digits."""
+        with self._lock:
+            taken = self._distances.pop(threading.get_ident(), [])
+        return [float(f"{distance:.4g}") for distance in taken]
 
     @property
     def elapsed(self) -> float:

@@ -188,6 +188,10 @@ class Stages:
 
     def _note(self, name: str, kept: bool, **figures: Any) -> None:
         gone = self.watch.elapsed - sum(stage["seconds"] for stage in self.stages)
+        # how far matches were apart, step by step: where the stage has steps
+        distances = self.watch.distances()
+        if distances:
+            figures["residuals"] = distances
         self.stages = [*self.stages, {"stage": name, "kept": kept, "seconds": round(gone, 3), **figures}]
 
     def _state(self) -> State:

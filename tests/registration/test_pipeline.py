@@ -169,6 +169,23 @@ def test_threads_do_not_change_the_result(pair: PhantomPair) -> None:
     np.testing.assert_allclose(one, two, atol=1e-4 * fixed.diameter)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stages_keep_the_distances_that_their_steps_reported(pair: PhantomPair, threads: int) -> None:
+    """What a listener hears is what the report says, also of two fits that run side by side."""
+    events: list[Any] = []
+    moving, fixed = Surface(*pair.moving), Surface(*pair.fixed)
+    found = otreg.register(moving, fixed, "spline", settings=FEW, progress=events.append, threads=threads)
+    stages = {stage["stage"]: stage.get("residuals") for stage in found.report["stages"]}
+    assert stages["rigid start"] is None and stages["choice of start"] is None
+    heard = iter([float(f"{event.distance:.4g}") for event in events if event.stage == "spline"])
+    assert len(stages["spline"]) == 14
+    assert all(distance in heard for distance in stages["spline"])  # in this order, others in between
+    fine = [name for name in stages if name.startswith("spline ")]
+    assert len(fine) == 2
+    for name in fine:
+        assert stages[name] == [float(f"{e.distance:.4g}") for e in events if e.stage == name]
+
+
 def test_a_whole_run_is_not_marked_as_stopped(splined: Registration) -> None:
     assert not splined.report["interrupted"]
     assert not any("stopped early" in warning for warning in splined.warnings)
