@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-
 from otreg_cli.main import main
 
 ROTATION = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])

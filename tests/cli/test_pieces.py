@@ -12,8 +12,6 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-
-from otreg.errors import InputError
 from otreg_cli import errors
 from otreg_cli.config import effective, load_config, merge, parse_assignments
 from otreg_cli.files import check_output_directory, check_output_file
@@ -21,6 +19,8 @@ from otreg_cli.interrupt import Interruption
 from otreg_cli.output import fields, number, plain, table
 from otreg_cli.progress import ProgressLine, format_event, format_seconds
 from otreg_cli.quality_table import quality_table
+
+from otreg.errors import InputError
 
 # Settings -------------------------------------------------------------------------------------------------
 
