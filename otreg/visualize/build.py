@@ -18,15 +18,13 @@ from otreg.visualize import colours
 from otreg.visualize.colouring import Colouring
 from otreg.visualize.draw import check_size
 from otreg.visualize.fields import colour_values, compute, values_of
+from otreg.visualize.layout import Layout, sheet_size
 from otreg.visualize.panels import GHOST, PANELS, Subject, shape_layer
 from otreg.visualize.run import Run, read_run
 from otreg.visualize.scene import Colour, Layer, Panel, Scene
 from otreg.visualize.view import View, axes_of, looking, view_of
 
 What = Registration | Run | Surface | str | os.PathLike[str]
-
-_ASPECT = 1.1
-"""Width of a panel in heights, where only the direction of a view is wanted."""
 
 
 class Options(NamedTuple):
@@ -170,7 +168,7 @@ def _of_run(run: Run, panels: tuple[str, ...], details: dict[str, Any], options:
         run.moved,
         run.transform,
         values,
-        _first_view(run.fixed, frame, options.views),
+        _first_view(run.fixed, frame, options, len(panels), colouring is not None),
         log_determinant=options.color_by == "log_det",
         **details,
     )
@@ -251,8 +249,13 @@ def names_of(surfaces: Sequence[Surface]) -> list[str]:
     return [f"{path.parent.name}/{path.name}" if alike else path.name for path in paths]
 
 
-def _first_view(shape: Surface, frame: str | None, views: Sequence[str]) -> View:
-    return looking(axes_of(views[0], frame)) if views else view_of(shape, _ASPECT)
+def _first_view(shape: Surface, frame: str | None, options: Options, panels: int, legend: bool) -> View:
+    """The side that the first row looks from, as it will be drawn."""
+    if options.views:
+        return looking(axes_of(options.views[0], frame))
+    size = options.size or sheet_size(panels, 1)
+    layout = Layout.of(size, panels=panels, captions=True, title=options.title is not None, legend=legend)
+    return view_of(shape, layout.aspect)
 
 
 def _scene(panels: list[Panel], colouring: Colouring | None, frame: str | None, options: Options) -> Scene:

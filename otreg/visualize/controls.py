@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otreg.visualize.display import quiet
+from otreg.visualize.screen import quiet
 from otreg.visualize.sheet import ink_on
 
 if TYPE_CHECKING:

@@ -8,13 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from otreg.errors import OtregError
-from otreg.visualize.screen import _off_screen_window as off_screen_window
-from otreg.visualize.screen import _quiet as quiet
 
 if TYPE_CHECKING:
     from vtkmodules.vtkRenderingCore import vtkRenderWindow
-
-__all__ = ["no_display", "off_screen_window", "on_screen_window", "quiet"]
 
 
 def no_display() -> str | None:

@@ -181,7 +181,7 @@ def _after_pose(motion: FloatArray, subject: Subject) -> FloatArray:
 
 
 def _map_words(subject: Subject) -> str:
-    return "after the pose" if subject.parts[0] is not None else "of the map"
+    return "after the pose" if subject.parts[0] is not None else "by the map"
 
 
 def _arrows_panel(subject: Subject) -> Panel:

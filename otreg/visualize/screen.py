@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otreg.errors import OtregError
-from otreg.surface import FloatArray
 from otreg.visualize.view import View
 
 if TYPE_CHECKING:
-    from vtkmodules.vtkRenderingCore import vtkProp, vtkRenderWindow
+    from vtkmodules.vtkRenderingCore import vtkProp, vtkRenderer, vtkRenderWindow
 
 Image = NDArray[np.uint8]
 
@@ -29,27 +28,14 @@ class Screen:
     def __init__(self) -> None:
         from vtkmodules.vtkRenderingCore import vtkRenderer
 
-        self._window = _off_screen_window()
+        self._window = off_screen_window()
         self._renderer = vtkRenderer()
         self._renderer.SetBackground(1.0, 1.0, 1.0)
         self._renderer.UseDepthPeelingOn()  # translucent layers in their true order
         self._renderer.SetMaximumNumberOfPeels(8)
         self._renderer.SetOcclusionRatio(0.0)
         self._window.AddRenderer(self._renderer)
-        self._add_lights()
-
-    def _add_lights(self) -> None:
-        """A key light from the upper left, a weak fill from the right, one from the eye: soft relief."""
-        from vtkmodules.vtkRenderingCore import vtkLight
-
-        self._renderer.AutomaticLightCreationOff()
-        for position, intensity in (((-0.7, 0.9, 1.0), 0.66), ((1.0, -0.2, 0.7), 0.25), ((0, 0, 1), 0.36)):
-            light = vtkLight()
-            light.SetLightTypeToCameraLight()
-            light.SetPosition(*position)
-            light.SetFocalPoint(0, 0, 0)
-            light.SetIntensity(intensity)
-            self._renderer.AddLight(light)
+        add_lights(self._renderer)
 
     def draw(
         self,
@@ -82,15 +68,32 @@ class Screen:
         grab.ShouldRerenderOff()
         grab.Update()
         pixels = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars())
-        image = pixels.reshape(height, smoothing, width, smoothing, -1)[..., :3]
+        image = pixels.reshape(height * smoothing, width * smoothing, -1)[..., :3]
         for prop in props:
             self._renderer.RemoveViewProp(prop)
-        mean: FloatArray = image.mean(axis=(1, 3), dtype=np.float32)
-        return np.rint(mean[::-1]).astype(np.uint8)
+        total = np.zeros((height, width, 3), np.uint16)  # five times as quick as a mean over two axes
+        for row in range(smoothing):
+            for column in range(smoothing):
+                total += image[row::smoothing, column::smoothing]
+        return np.rint(total[::-1] / np.float32(smoothing**2)).astype(np.uint8)
 
     def close(self) -> None:
         """Free the graphics context."""
         self._window.Finalize()
+
+
+def add_lights(renderer: vtkRenderer) -> None:
+    """A key light from the upper left, a weak fill from the right, one from the eye: soft relief."""
+    from vtkmodules.vtkRenderingCore import vtkLight
+
+    renderer.AutomaticLightCreationOff()
+    for position, intensity in (((-0.7, 0.9, 1.0), 0.66), ((1.0, -0.2, 0.7), 0.25), ((0, 0, 1), 0.36)):
+        light = vtkLight()
+        light.SetLightTypeToCameraLight()
+        light.SetPosition(*position)
+        light.SetFocalPoint(0, 0, 0)
+        light.SetIntensity(intensity)
+        renderer.AddLight(light)
 
 
 @contextmanager
@@ -102,7 +105,7 @@ def off_screen() -> Iterator[Screen]:
     OtregError
         If this machine has no way to draw, with what to install.
     """
-    with _quiet():
+    with quiet():
         screen = Screen()
         try:
             yield screen
@@ -110,7 +113,7 @@ def off_screen() -> Iterator[Screen]:
             screen.close()
 
 
-def _off_screen_window() -> vtkRenderWindow:
+def off_screen_window() -> vtkRenderWindow:
     """A window that has been seen to work: VTK ends the process when it draws into one that does not."""
     import vtkmodules.vtkRenderingOpenGL2 as opengl
     from vtkmodules.vtkRenderingCore import vtkRenderWindow
@@ -140,7 +143,7 @@ def _off_screen_window() -> vtkRenderWindow:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep VTK, EGL and drivers, which write to the process's stderr directly, from doing so.
 
     Python's own ``sys.stderr`` is flushed before and after, and works again when the block ends.

@@ -14,11 +14,11 @@ import numpy as np
 
 from otreg.errors import InputError
 from otreg.surface import FloatArray
-from otreg.visualize.display import off_screen_window, on_screen_window, quiet
+from otreg.visualize.display import on_screen_window
 from otreg.visualize.draw import cameras
 from otreg.visualize.props import actor_of
 from otreg.visualize.scene import Layer, Scene
-from otreg.visualize.screen import Image, png_bytes
+from otreg.visualize.screen import Image, add_lights, off_screen_window, png_bytes, quiet
 from otreg.visualize.view import View, axes_of
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class Window:
         return _ROOM * largest if largest > 0 else view.half_height
 
     def _renderer(self, number: int) -> vtkRenderer:
-        from vtkmodules.vtkRenderingCore import vtkLightKit, vtkRenderer
+        from vtkmodules.vtkRenderingCore import vtkRenderer
 
         count = len(self.scene.panels)
         renderer = vtkRenderer()
@@ -275,7 +275,7 @@ class Window:
         renderer.UseDepthPeelingOn()
         renderer.SetMaximumNumberOfPeels(6)
         renderer.SetOcclusionRatio(0.02)
-        vtkLightKit().AddLightsToRenderer(renderer)
+        add_lights(renderer)
         if number:  # all panels turn together
             renderer.SetActiveCamera(self.window.GetRenderers().GetFirstRenderer().GetActiveCamera())
         self.window.AddRenderer(renderer)

@@ -207,7 +207,7 @@ def test_arrows_can_be_longer_and_say_so() -> None:
     made = scene(run_of(ball(), BUMP), panels=["arrows"], arrows=30, arrow_scale=3.0)
     arrows = made.layer("arrows")
     np.testing.assert_allclose(arrows.vectors, 3.0 * (BUMP.map(arrows.points) - arrows.points), atol=1e-9)
-    assert made.panels[0].caption == "Displacement of the map, 3 times as long"
+    assert made.panels[0].caption == "Displacement by the map, 3 times as long"
 
 
 def test_the_grid_is_regular_and_moves_as_the_map_says() -> None:
