@@ -73,7 +73,7 @@ def test_an_open_mesh_keeps_its_rim_and_a_broken_one_is_no_obstacle() -> None:
     )  # a triangle of what is left is 0.26 wide
     assert left[:, :2].max(axis=0) == pytest.approx([10, 10], abs=0.2)
     assert Surface(left, thinned.triangles).triangle_areas.sum() == pytest.approx(
-        np.nansum(Surface(points, triangles).triangle_areas), rel=0.01
+        np.nansum(Surface(points, triangles).triangle_areas), rel=0.02
     )
 
 
