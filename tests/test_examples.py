@@ -152,3 +152,10 @@ def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")
     assert f"`examples/{path.name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f'run("{path.name}", tmp_path)' in Path(__file__).read_text(encoding="utf-8")
+
+
+def test_pictures(tmp_path: Path) -> None:
+    *pictures, title = run("pictures.py", tmp_path)
+    assert len(pictures) == 8 and all(".png: " in line for line in pictures)
+    assert all(numbers(line)[-1] > 5 for line in pictures)  # percent that is not background
+    assert numbers(title)[0] < 0.5
