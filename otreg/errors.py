@@ -47,4 +47,4 @@ class ManifestError(InputError):
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         count = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
-        super().__init__(f"{source}: {count}, nothing was run: {self.problems[0]}")
+        super().__init__(f"{source}: {count}, nothing was run; the first: {self.problems[0]}")

@@ -41,9 +41,9 @@ def batch(
 ) -> BatchResult:
     """Register every pair of a manifest, or every subject onto one fixed surface.
 
-    Each case gets a folder in ``output`` such as ``otreg register`` writes; ``summary.csv`` and ``summary.json`` collect
-    their figures, ``overview.png`` and ``overview.html`` show all of them small, worst first. What is already there, from
-    the same inputs and settings, is not run again. A case that fails stops no other.
+    Each case gets a folder in ``output`` such as ``otreg register`` writes; ``summary.csv`` and ``summary.json``
+    collect their figures, ``overview.png`` and ``overview.html`` show all of them small, worst first. What is already
+    there, from the same inputs and settings, is not run again. A case that fails stops no other.
 
     Parameters
     ----------

@@ -108,12 +108,13 @@ def read_manifest(
     _check_columns(rows, known, problems)
     outside = {"fixed": fixed, "fixed_landmarks": fixed_landmarks}
     _check_required(rows, outside, problems)
+    names = _names(rows)
+    _check_names(rows, names, reserved, problems)
     cases = []
-    for row, name in zip(rows, _names(rows), strict=True):
+    for row, name in zip(rows, names, strict=True):
         case = _case(row, name, outside, base, numbers, problems)
         if case is not None:
             cases.append(case)
-    _check_names(cases, reserved, problems)
     cases = _checked_files(cases, done, problems)
     problems.check()
     return cases
@@ -138,13 +139,17 @@ def _check_columns(rows: Sequence[Row], known: Sequence[str], problems: Problems
 
 
 def _check_required(rows: Sequence[Row], outside: Mapping[str, Any], problems: Problems) -> None:
-    """Say once, not row by row, what no row has."""
+    """Refuse rows without surfaces, and say it once where no row has them."""
     for column, cure in (
         ("moving", "moving (or surface)"),
         ("fixed", "fixed, or give one for all with --fixed"),
     ):
         if outside.get(column) is None and not any(column in row.values for row in rows):
             problems.add("header", f"there is no column {cure}")
+            continue
+        for row in rows:
+            if outside.get(column) is None and column not in row.values:
+                problems.add(row.where, f"names no {column} surface")
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -181,9 +186,6 @@ def _case(
     for column, path in outside.items():
         if paths[column] is None and path is not None:
             paths[column] = Path(path)
-    missing = [column for column in ("moving", "fixed") if paths[column] is None]
-    for column in missing:
-        problems.add(row.where, f"names no {column} surface")
     marks = [column for column in PATHS[2:] if paths[column] is not None]
     if marks == ["moving_landmarks"]:
         problems.add(row.where, "has landmarks on moving, but none on fixed (column fixed_landmarks)")
@@ -193,8 +195,11 @@ def _case(
         _check_choices(choices)
     except InputError as error:
         problems.add(row.where, str(error))
+    missing = [path for path in paths.values() if path is not None and not path.is_file()]
+    for path in dict.fromkeys(missing):
+        problems.add(row.where, f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     moving, fixed = paths["moving"], paths["fixed"]
-    if moving is None or fixed is None:
+    if moving is None or fixed is None or missing:
         return None
     pair = (paths["moving_landmarks"], paths["fixed_landmarks"])
     landmarks = (pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
@@ -243,20 +248,21 @@ def _check_choices(choices: Mapping[str, Any]) -> None:
     check_device(choices["device"])
 
 
-def _check_names(cases: Sequence[Case], reserved: Collection[str], problems: Problems) -> None:
+def _check_names(
+    rows: Sequence[Row], names: Sequence[str], reserved: Collection[str], problems: Problems
+) -> None:
     # on many systems two folders cannot differ by capitals alone
     taken = {name.lower(): "" for name in reserved}
-    for case in cases:
-        why = why_unsafe(case.name)
-        key = case.name.lower()
+    for row, name in zip(rows, names, strict=True):
+        if not name:
+            continue  # it has no moving surface either, which is said elsewhere
+        why, key = why_unsafe(name), name.lower()
         if why is not None:
-            problems.add(case.where, why)
+            problems.add(row.where, why)
         elif key in taken:
             other = f"{taken[key]} has it too" if taken[key] else "the study has a file of that name"
-            problems.add(
-                case.where, f"name {case.name!r} is taken: {other}; give it another one (column name)"
-            )
-        taken.setdefault(key, case.where)
+            problems.add(row.where, f"name {name!r} is taken: {other}; give it another one (column name)")
+        taken.setdefault(key, row.where)
 
 
 def _checked_files(
@@ -272,12 +278,8 @@ def _checked_files(
         warnings.simplefilter("ignore")  # the case itself says it again
         for case in cases:
             checked.append(case)
-            paths = [case.moving, case.fixed, *(case.landmarks or ())]
-            missing = [path for path in paths if not path.is_file()]
-            for path in dict.fromkeys(missing):
-                problems.add(case.where, f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
             try:
-                if missing or (done is not None and done(case)):
+                if done is not None and done(case):
                     continue
                 pair = read_pair(case.moving, case.fixed, case.landmarks, case.choices, surface=remembered)
                 check_pair(pair[0], pair[1], case.choices["preset"], pair[2])

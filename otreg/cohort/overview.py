@@ -86,8 +86,8 @@ class Overview:
             )
         ]
         return (
-            f"{len(self.results):,} cases, worst first: {', '.join(counts)}. Moved over the outline of fixed, coloured by "
-            f"distance from 0 to {FULL:.0%} of fixed's diameter."
+            f"{len(self.results):,} cases, worst first: {', '.join(counts)}. Moved over the outline of fixed, "
+            f"coloured by distance from 0 to {FULL:.0%} of fixed's diameter."
         )
 
     def image(self) -> NDArray[np.uint8]:
@@ -178,7 +178,7 @@ def caption(result: CaseResult) -> list[str]:
     after = result.figures.get("assd_after")
     if after is not None and result.diameter:
         before = result.figures.get("assd_before")
-        start = "" if before is None else f"{before:.3g} → "
+        start = "" if before is None else f"from {before:.3g} to "
         lines.append(f"{start}{after:.3g} ({after / result.diameter:.2%})")
     if result.reason is not None:
         lines.append(result.reason)
@@ -190,8 +190,8 @@ def caption(result: CaseResult) -> list[str]:
 def thumbnail(what: Registration | Run) -> bytes | None:
     """A small picture of a registration as PNG; None where this machine cannot draw.
 
-    The view is along the fixed shape's flattest axis, as in ``otreg render``; colours are distances from moved to fixed,
-    full at :data:`FULL` of the fixed one's diameter, so that small pictures can be compared.
+    The view is along the fixed shape's flattest axis, as in ``otreg render``; colours are distances from moved to
+    fixed, full at :data:`FULL` of the fixed one's diameter, so that small pictures can be compared.
     """
     from otreg.visualize import scene
     from otreg.visualize.draw import draw_panel

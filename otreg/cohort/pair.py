@@ -172,8 +172,8 @@ def figures(report: Mapping[str, Any]) -> dict[str, float | None]:
 
     Seconds are those of reading and registering. Lengths are in the unit of the files: ``assd``, the mean distance
     between the surfaces both ways; ``landmarks``, the mean distance between them; ``inverse_error``, the largest.
-    ``dice`` is the mean over the labels; ``flipped`` is a share of triangles, ``folded`` the larger share of the surface
-    and of the space around it where the map folds.
+    ``dice`` is the mean over the labels; ``flipped`` is a share of triangles, ``folded`` the larger share of the
+    surface and of the space around it where the map folds.
     """
     before, after = report["quality"]["before"], report["quality"]["after"]
 

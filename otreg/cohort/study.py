@@ -41,8 +41,8 @@ _LEFT_BEHIND = re.compile(r"\..+-[a-z0-9_]{8}(-old)?|\.[0-9a-f]{8}\..+")
 class BatchProgress(NamedTuple):
     """State after one more case (or before the first).
 
-    ``done`` and ``failed`` of ``total`` cases, those of earlier runs included; seconds ``elapsed`` and, once that can be
-    said, ``remaining``; the ``name`` of the case that ended, None at the start; ``where`` cases run.
+    ``done`` and ``failed`` of ``total`` cases, those of earlier runs included; seconds ``elapsed`` and, once that can
+    be said, ``remaining``; the ``name`` of the case that ended, None at the start; ``where`` cases run.
     """
 
     done: int
