@@ -12,6 +12,7 @@ from otreg import __version__
 
 from .animate import animate
 from .apply import apply
+from .batch import batch
 from .compose import compose
 from .convert import convert
 from .errors import quiet_libraries
@@ -39,13 +40,14 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg field run -o field.nii.gz
   otreg animate run -o run.gif
   otreg view run
+  otreg batch study.csv -o study --fixed atlas.vtk
 """
 
 _EPILOG = """\b
 Results go to stdout, progress and messages to stderr.
 Exit codes: 0 done; 1 internal error; 2 bad usage or bad input, in one line on stderr;
-3 finished and written, but the quality gate failed or Ctrl-C stopped it early
-(a second Ctrl-C, or one outside `register`, ends it at once: 130, nothing written).
+3 finished and written, but the quality gate failed, a case of a batch failed, or Ctrl-C stopped it early
+(a second Ctrl-C, or one outside `register` and `batch`, ends it at once: 130, nothing half written).
 OTREG_DEBUG=1 shows tracebacks."""
 
 
@@ -62,7 +64,20 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render, report, view, animate, field):
+for _command in (
+    register,
+    apply,
+    evaluate,
+    compose,
+    info,
+    convert,
+    render,
+    report,
+    view,
+    animate,
+    field,
+    batch,
+):
     cli.add_command(_command)
 
 

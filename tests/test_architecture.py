@@ -23,7 +23,7 @@ LONGEST = 450
 # From the ground up: a part imports from its own row and from rows before it, never from a later one.
 STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("surface", "frames"),
+    ("surface", "frames", "configuration"),
     ("io", "overlap", "proximity", "reductions", "autodiff"),
     ("kernels",),
     ("transport", "flows", "attachments"),
@@ -44,6 +44,7 @@ HEAVY = (
     "h5py",
     "pykeops",
     "dask",
+    "distributed",
     "scipy",
     "trimesh",
     "matplotlib",
@@ -122,7 +123,7 @@ def imports_when_loaded(path: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     """vtk, nibabel, h5py, pykeops and dask nowhere at load time; torch neither in io nor in the program."""
-    never = {"vtk", "vtkmodules", "nibabel", "h5py", "pykeops", "dask", "matplotlib", "PIL"}
+    never = {"vtk", "vtkmodules", "nibabel", "h5py", "pykeops", "dask", "distributed", "matplotlib", "PIL"}
     if part_of(module_name(path)) in ("io", "otreg_cli", "surface", "errors", "frames"):
         never = never | {"torch"}
     wrong = [f"{path}:{line}: {name}" for line, name in imports_when_loaded(path) if name in never]

@@ -147,6 +147,16 @@ def test_report_from_python(tmp_path: Path) -> None:
     assert scene.startswith("scene.html: ") and scene.endswith("needs no network: yes")
 
 
+def test_cohort_batch(tmp_path: Path) -> None:
+    first, second, *cases, overview, same = run("cohort_batch.py", tmp_path)
+    assert first == "first run: 3 cases run, 1 failed: subject1"
+    assert second == "second run: 1 case run, 0 failed"
+    assert len(cases) == 3
+    assert all(numbers(line)[1] < 0.6 * numbers(line)[0] for line in cases)
+    assert numbers(overview)[0] == 3
+    assert same.endswith("yes")
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")
