@@ -26,7 +26,7 @@ Kind = Literal["surface", "points", "lines", "arrows"]
 NO_CELLS: IntArray = np.zeros((0, 3), np.int64)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Layer:
     """One thing in a scene.
 
@@ -73,6 +73,14 @@ class Layer:
     motion: FloatArray | None = None
     width: float = 1.5
 
+    def __repr__(self) -> str:
+        parts = [f"{len(self.points)} points"]
+        if len(self.cells):
+            parts.append(f"{len(self.cells)} {'triangles' if self.kind == 'surface' else 'segments'}")
+        if self.motion is not None:
+            parts.append(f"{len(self.motion)} times")
+        return f"Layer({self.name!r}, {self.kind}, {', '.join(parts)})"
+
     def at(self, time: float) -> Layer:
         """The layer at a time from 0 to 1, straight between the two nearest of its stored positions."""
         if self.motion is None:
@@ -92,7 +100,7 @@ class Panel:
     layers: list[Layer]
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Scene:
     """Panels side by side, seen from one or more sides, one row of the sheet each.
 
@@ -130,6 +138,11 @@ class Scene:
     transparent: bool = False
     frame: str | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    def __repr__(self) -> str:
+        panels = "; ".join(", ".join(layer.name for layer in panel.layers) for panel in self.panels)
+        coloured = f", coloured by {self.colouring.title}" if self.colouring is not None else ""
+        return f"Scene({panels}{coloured})"
 
     @property
     def layers(self) -> Iterator[Layer]:

@@ -366,7 +366,9 @@ def test_a_registration_plots_itself(tmp_path: Path) -> None:
     result = otreg.register(egg((10, 6, 4)), egg((11, 6, 4)), preset="rigid")
     figure = result.plot(title="Eggs")
     figure.size = (600, 240)
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure._repr_png_().startswith(b"\x89PNG") and "srcdoc" in figure._repr_html_()
+    assert repr(figure) == "Scene(moving; fixed; moved, fixed, coloured by displacement)"
+    assert repr(figure.layer("moved")) == "Layer('moved', surface, 2562 points, 5120 triangles)"
     assert [panel.caption for panel in figure.panels][:2] == ["Moving", "Fixed"]
     figure.save(tmp_path / "eggs.png")
     assert pixels(tmp_path / "eggs.png").shape == (240, 600, 3)
