@@ -2,7 +2,7 @@
 
     python examples/cohort_batch.py [--quick]
 
-Subjects are the cerebellum of data/ bent in three ways; lengths are in millimetres, the unit of the files.
+Subjects are the cerebellum of data/ (with --quick a phantom) bent in three ways; lengths are in millimetres.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="affine maps, fewer points")
+    parser.add_argument("--quick", action="store_true", help="a small phantom, affine maps")
     quick = parser.parse_args().quick
     preset = "affine" if quick else "spline"
     settings = {"points": 300, "starts": 20} if quick else {"points": 1000, "fine_points": 3000}
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subjects = write_subjects(folder)
+        subjects = write_subjects(
+            folder, DATA / ("phantoms/bean_moving.vtk" if quick else "cerebellum_suit.surf.gii")
+        )
+        fixed = DATA / ("phantoms/bean_fixed.ply" if quick else "cerebellum_mnisymc.surf.gii")
         rows = ["subject,surface,seed", *(f"{path.stem},{path.name},0" for path in subjects)]
         (folder / "study.csv").write_text("\n".join(rows) + "\n")
         kept = subjects[1].read_bytes()
@@ -44,7 +47,7 @@ def main() -> None:
             return batch(
                 folder / "study.csv",
                 folder / "out",
-                fixed=DATA / "cerebellum_mnisymc.surf.gii",
+                fixed=fixed,
                 preset=preset,
                 settings=settings,
                 workers=1,
@@ -71,9 +74,9 @@ def main() -> None:
         print(f"the same from its files: {'yes' if again.results == second.results else 'no'}")
 
 
-def write_subjects(folder: Path) -> list[Path]:
-    """The cerebellum, bent and moved in three ways that one knows."""
-    surface = otreg.read(DATA / "cerebellum_suit.surf.gii")
+def write_subjects(folder: Path, source: Path) -> list[Path]:
+    """A surface, bent and moved in three ways that one knows."""
+    surface = otreg.read(source)
     paths = []
     for number in range(3):
         points = surface.points - surface.points.mean(axis=0)
