@@ -1,0 +1,1 @@
+"""Many subjects: batches, templates, statistics."""
