@@ -29,6 +29,7 @@ _LAZY = {
 _SUBMODULES = (
     "attachments",
     "autodiff",
+    "cohort",
     "deformations",
     "flows",
     "io",

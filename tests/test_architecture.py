@@ -36,7 +36,19 @@ STOREYS: tuple[tuple[str, ...], ...] = (
 # The one step upwards, taken when it is called: Registration.plot() (docs/decisions/0009).
 STEPS_UP = {("registration/result.py", "visualize")}
 STOREY = {part: level for level, parts in enumerate(STOREYS) for part in parts}
-HEAVY = ("torch", "vtk", "vtkmodules", "nibabel", "h5py", "pykeops", "dask", "scipy", "trimesh", "matplotlib")
+HEAVY = (
+    "torch",
+    "vtk",
+    "vtkmodules",
+    "nibabel",
+    "h5py",
+    "pykeops",
+    "dask",
+    "distributed",
+    "scipy",
+    "trimesh",
+    "matplotlib",
+)
 
 
 def module_name(path: Path) -> tuple[str, ...]:
@@ -110,7 +122,7 @@ def imports_when_loaded(path: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     """vtk, nibabel, h5py, pykeops and dask nowhere at load time; torch neither in io nor in the program."""
-    never = {"vtk", "vtkmodules", "nibabel", "h5py", "pykeops", "dask", "matplotlib"}
+    never = {"vtk", "vtkmodules", "nibabel", "h5py", "pykeops", "dask", "distributed", "matplotlib"}
     if part_of(module_name(path)) in ("io", "otreg_cli", "surface", "errors", "frames"):
         never = never | {"torch"}
     wrong = [f"{path}:{line}: {name}" for line, name in imports_when_loaded(path) if name in never]

@@ -1,1 +1,27 @@
-"""Many subjects: batches, templates, statistics."""
+"""Cohorts: many subjects as easily as one, on this machine or on a cluster.
+
+Everything is imported where it is first used: a worker process loads no more than it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# name -> module that holds it
+_LAZY = {
+    "Outcome": "otreg.cohort.schedule",
+    "open_scheduler": "otreg.cohort.schedule",
+    "run_cases": "otreg.cohort.schedule",
+}
+
+__all__ = sorted(_LAZY)
+
+if TYPE_CHECKING:
+    from otreg.cohort.schedule import Outcome, open_scheduler, run_cases
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'otreg.cohort' has no attribute {name!r}")
