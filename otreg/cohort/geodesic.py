@@ -113,7 +113,8 @@ def fit_geodesic(
         at_controls = kernel.sums(z, z, (0, identity))[0]
 
     robust = torch.ones_like(mass)
-    momenta = None if start is None else torch.from_numpy(np.array(start, dtype=np.float64))
+    first = None if start is None else torch.from_numpy(np.array(start, dtype=np.float64))
+    momenta, residuals = torch.zeros_like(z), y - x
     coarse = min(_COARSE_POINTS, len(x))
     for count, steps in ((coarse, _COARSE_STEPS), (len(x), _FINE_STEPS)):
         few = slice(count)
@@ -121,11 +122,11 @@ def fit_geodesic(
         system = at_points[few].T @ (weight[:, None] * at_points[few]) + stiffness * at_controls
         system.diagonal().add_(_RIDGE * float(system.diagonal().mean()))
         factor = torch.linalg.cholesky(system)
-        if momenta is None:
+        if first is None:
             right = at_points[few].T @ (weight[:, None] * (y - x)[few])
-            momenta = torch.cholesky_solve(right, factor)
+            first = torch.cholesky_solve(right, factor)
         problem = _Problem(space, z, x[few], y[few], weight, at_controls, stiffness, factor)
-        momenta = problem.minimised(momenta, steps)
+        first = momenta = problem.minimised(first, steps)
         with torch.no_grad():
             residuals = y - problem.carried(momenta, x)
         length = residuals.norm(dim=1)

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from otreg.cohort.rows import Manifest, Problems, read_rows, source_name, why_unsafe
 from otreg.errors import InputError
 from otreg.io import read
+from otreg.overlap import check_labels
 from otreg.registration.checks import check_pair
 from otreg.surface import Surface
 
 STRUCTURE = "structure"
 """Point data of the template that tell its structures apart, where there are several."""
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _SURFACE = re.compile(r"surface(?:_(?P<name>[A-Za-z][\w-]*)|(?P<number>[2-9]|[1-9]\d))?")
+
+_SIZE_RATIO = 5.0
+"""Beyond this ratio of diameters two files are in different units, or not of one anatomy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """One subject: a name that can be a folder's, and the file of each structure, in the order of the columns."""
+    """One subject: a name that can be a folder's, its row, and the file of each structure, as the columns come."""
 
     name: str
+    where: str
     surfaces: tuple[Path, ...]
 
 
@@ -38,6 +40,7 @@ class Cohort:
 
     subjects: tuple[Subject, ...]
     structures: tuple[str, ...]
+    source: str = "the subjects given"
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -48,68 +51,74 @@ class Cohort:
         return [subject.name for subject in self.subjects]
 
 
-def read_subjects(manifest: str | os.PathLike[str]) -> Cohort:
-    """Read a CSV with the columns ``subject`` and ``surface``.
+def read_subjects(manifest: Manifest) -> Cohort:
+    """Read a table with the columns ``subject`` and ``surface``.
 
     Several structures have a column each: ``surface``, ``surface2``, … or ``surface_hippocampus``,
     ``surface_amygdala``, …, which name them. Paths are relative to the folder of the manifest.
 
+    Parameters
+    ----------
+    manifest : path or sequence of mappings
+        See :func:`otreg.cohort.rows.read_rows`.
+
+    Returns
+    -------
+    Cohort
+
     Raises
     ------
-    InputError
+    ManifestError
         With every problem of the table, by row: unknown columns, missing cells, names that are doubled or cannot
-        name a folder, files that do not exist.
+        name a folder, files that do not exist, fewer than two subjects.
+    InputError
+        If it cannot be read at all.
     """
-    path = Path(manifest)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the name and the folder") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from None
-    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    if not rows:
-        raise InputError(f"{path}: is empty; it wants the columns subject and surface")
-    header = [cell.strip() for cell in rows[0]]
-    problems = []
-    structures: dict[int, str] = {}
-    for place, column in enumerate(header):
+    problems = Problems(source_name(manifest))
+    rows = read_rows(manifest, problems)
+    columns = list(dict.fromkeys(column for row in rows for column in row.values))
+    structures = {}
+    for column in columns:
         match = _SURFACE.fullmatch(column)
         if match:
-            structures[place] = match["name"] or column
+            structures[column] = match["name"] or column
         elif column != "subject":
-            problems.append(f"unknown column {column!r}: use subject, surface, surface2, …, or surface_NAME")
-    problems += [f"the column {column!r} comes twice" for column in sorted(_doubled(header))]
-    for wanted, there in (("subject", "subject" in header), ("surface", bool(structures))):
-        if not there:
-            problems.append(f"no column {wanted!r}")
-    if len(rows) < 3:
-        problems.append(f"{len(rows) - 1} subjects; a template needs two or more")
+            problems.add(
+                "header", f"unknown column {column!r}: use subject, surface, surface2, … or surface_NAME"
+            )
+    if "subject" not in columns:
+        problems.add("header", "no column 'subject'")
+    if not structures:
+        problems.add("header", "no column 'surface'")
+    if len(set(structures.values())) < len(structures):
+        problems.add("header", "two columns name the same structure")
+    if len(rows) < 2:
+        problems.add("table", "lists one subject; a template needs two or more")
+    taken: dict[str, str] = {}
     subjects = []
-    for number, row in enumerate(rows[1:], start=2):
-        cells = [*(cell.strip() for cell in row), *[""] * (len(header) - len(row))]
-        if len(row) > len(header):
-            problems.append(f"row {number}: {len(row)} cells under {len(header)} columns")
-        name = cells[header.index("subject")] if "subject" in header else ""
-        if "subject" in header and not name:
-            problems.append(f"row {number}: no subject")
-        elif name and not _NAME.fullmatch(name):
-            problems.append(f"row {number}: subject {name!r} cannot name a folder: use letters, digits, . _ -")
+    for row in rows:
+        name = str(row.values.get("subject", ""))
+        why = why_unsafe(name)
+        if "subject" in columns and not name:
+            problems.add(row.where, "no subject")
+        elif name and why is not None:
+            problems.add(row.where, why)
+        elif name and name.lower() in taken:
+            # on many systems two folders cannot differ by capitals alone
+            problems.add(row.where, f"subject {name!r} is that of {taken[name.lower()]} already")
+        taken.setdefault(name.lower(), row.where)
         files = []
-        for place in structures:
-            file = path.parent / cells[place]
-            if not cells[place]:
-                problems.append(f"row {number}: no {header[place]}")
+        for column in structures:
+            file = row.path(column)
+            if file is None:
+                problems.add(row.where, f"no {column}")
             elif not file.is_file():
-                problems.append(f"row {number}: {file}: no such file")
-            files.append(file)
-        subjects.append(Subject(name, tuple(files)))
-    for name in sorted(_doubled([subject.name.lower() for subject in subjects if subject.name])):
-        where = [str(k) for k, subject in enumerate(subjects, start=2) if subject.name.lower() == name]
-        problems.append(f"rows {', '.join(where)}: the same subject {name!r}")
-    if problems:
-        raise InputError(f"{path}: {'; '.join(problems)}")
-    return Cohort(tuple(subjects), tuple(structures.values()))
+                problems.add(row.where, f"{file}: no such file")
+            else:
+                files.append(file)
+        subjects.append(Subject(name, row.where, tuple(files)))
+    problems.check()
+    return Cohort(tuple(subjects), tuple(structures.values()), source_name(manifest))
 
 
 def check_surfaces(cohort: Cohort, *, repair: bool = False, labels: str | None = None) -> str | None:
@@ -122,43 +131,38 @@ def check_surfaces(cohort: Cohort, *, repair: bool = False, labels: str | None =
 
     Raises
     ------
-    InputError
-        With every problem, by subject.
+    ManifestError
+        With every problem, by row.
     """
-    problems: list[str] = []
+    problems = Problems(cohort.source)
     frames: dict[str, str] = {}
-    first: list[Surface] | None = None
+    sizes: dict[int, tuple[float, Path]] = {}
     for subject in cohort.subjects:
-        shapes = []
-        for file in subject.surfaces:
+        for place, file in enumerate(subject.surfaces):
             try:
                 shape = read(file, repair=repair)
                 check_pair(shape, shape, "rigid", None)
-                if labels is not None and labels not in shape.point_data:
-                    raise InputError(f"{file}: no point data {labels!r}")
-                shapes.append(shape)
+                if labels is not None:
+                    check_labels(shape, shape, labels)
             except InputError as error:
-                problems.append(f"{subject.name}: {error}")
-        for shape, file in zip(shapes, subject.surfaces, strict=False):
-            if shape.frame is not None:
-                frames.setdefault(shape.frame, str(file))
-        if len(shapes) < len(subject.surfaces):
-            continue
-        if first is None:
-            first = shapes
-            continue
-        for mine, reference in zip(shapes, first, strict=True):
-            ratio = mine.diameter / reference.diameter
-            if not 0.2 < ratio < 5.0:
-                problems.append(
-                    f"{subject.name}: {mine.called('surface')} is {ratio:.3g} times the size of "
-                    f"{reference.called('first')}: bring all to one unit (otreg convert --scale)"
+                problems.add(subject.where, str(error))
+                continue
+            if shape.frame is not None and shape.frame != next(iter(frames), shape.frame):
+                other, named = next(iter(frames.items()))
+                problems.add(
+                    subject.where,
+                    f"{file} is in {shape.frame}, but {named} in {other}: convert it (otreg convert)",
                 )
-    if len(frames) > 1:
-        named = ", ".join(f"{file} is in {frame}" for frame, file in frames.items())
-        problems.append(f"mixed frames: {named}: convert them to one (otreg convert)")
-    if problems:
-        raise InputError("; ".join(problems))
+            elif shape.frame is not None:
+                frames.setdefault(shape.frame, str(file))
+            size, first = sizes.setdefault(place, (shape.diameter, file))
+            if not 1.0 / _SIZE_RATIO < shape.diameter / size < _SIZE_RATIO:
+                problems.add(
+                    subject.where,
+                    f"{file} is {shape.diameter / size:.3g} times the size of {first}: bring all to one unit "
+                    "(otreg convert --scale)",
+                )
+    problems.check()
     return next(iter(frames), None)
 
 
@@ -208,7 +212,3 @@ def parts_of(shape: Surface) -> list[Surface]:
             Surface(shape.points[rows], triangles[(triangles >= 0).all(axis=1)], data, shape.frame, names)
         )
     return parts
-
-
-def _doubled(names: Sequence[str]) -> set[str]:
-    return {name for name in names if names.count(name) > 1}
