@@ -12,7 +12,7 @@ from typing import TextIO
 
 import click
 
-from otreg.errors import OtregError
+from otreg.errors import ManifestError, OtregError
 
 DONE = 0
 INTERNAL_ERROR = 1
@@ -81,6 +81,10 @@ def run(command: Callable[[], int | None]) -> int:
         return _bad_input(f"{error.format_message().rstrip('.')} (see {asked} --help)")
     except click.ClickException as error:
         return _bad_input(error.format_message())
+    except ManifestError as error:
+        for problem in error.problems:
+            say(problem)
+        return _bad_input(str(error))
     except OtregError as error:
         # the library names its own keyword; here it is an option
         return _bad_input(str(error).replace("repair=True", "--repair"))

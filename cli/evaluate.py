@@ -8,7 +8,7 @@ import click
 
 from otreg.errors import InputError
 
-from .files import check_landmarks, read_surface, transform_path
+from .files import read_surface, transform_path
 from .options import PATH, json_option, repair_option
 from .output import echo, echo_json
 
@@ -72,6 +72,7 @@ def evaluate(
         raise InputError(f"{transform}: --transform needs --moving too: det J is measured on that surface")
 
     from otreg import io, quality
+    from otreg.io.pairs import check_landmarks
 
     moved_shape, fixed_shape = (read_surface(path, repair=repair) for path in (moved, fixed))
     pair = None if landmarks is None else (io.read_landmarks(landmarks[0]), io.read_landmarks(landmarks[1]))

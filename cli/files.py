@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 TRANSFORM_SUFFIXES = (".h5", ".hdf5")
 REPORT_NAME = "report.json"
-MOST_DROPPED = 0.1
-"""Share of points that ``--repair`` drops at most; beyond it the file is broken, not blemished."""
 TRANSFORM_NAME = "transform.h5"
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -56,27 +54,10 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def read_surface(path: Path, *, repair: bool = False) -> Surface:
-    """Read a surface or point cloud; where ``repair`` drops points that are not finite, say how many.
+    """See :func:`otreg.io.pairs.read_surface`."""
+    from otreg.io import pairs
 
-    Raises
-    ------
-    InputError
-        As :func:`otreg.io.read`, and where more than a tenth of the points would be dropped.
-    """
-    from otreg import io
-    from otreg.io.surfaces import read_as_is
-
-    surface = io.read(path, repair=repair)
-    if "kept_points" in surface.metadata:
-        total = len(read_as_is(path))
-        dropped = total - len(surface)
-        if dropped > MOST_DROPPED * total:
-            raise InputError(
-                f"{path}: {dropped} of {total} points have NaN or infinite coordinates, "
-                "too many to drop; export it again"
-            )
-        warn(f"{path}: dropped {dropped} of {total} points, whose coordinates are not finite")
-    return surface
+    return pairs.read_surface(path, repair=repair)
 
 
 def read_shape(path: Path, *, repair: bool = False) -> Surface | Landmarks:
@@ -84,22 +65,6 @@ def read_shape(path: Path, *, repair: bool = False) -> Surface | Landmarks:
     from otreg import io
 
     return io.read_landmarks(path) if io.is_landmark_file(path) else read_surface(path, repair=repair)
-
-
-def check_landmarks(
-    paths: tuple[Path, Path], pair: tuple[Landmarks, Landmarks], shapes: tuple[Surface, Surface]
-) -> None:
-    """Refuse landmarks that do not correspond by count, or are in another frame than the shape they lie on."""
-    if len(pair[0]) != len(pair[1]):
-        raise InputError(
-            f"{paths[0]} has {len(pair[0])} landmarks but {paths[1]} has {len(pair[1])}: they must correspond, "
-            "row by row"
-        )
-    for path, points, shape in zip(paths, pair, shapes, strict=True):
-        if points.frame and shape.frame and points.frame != shape.frame:
-            raise InputError(
-                f"{path} is in {points.frame} and its surface in {shape.frame}: convert one (otreg convert)"
-            )
 
 
 def write_shape(shape: Surface | Landmarks, path: Path) -> None:

@@ -14,10 +14,19 @@ class Interruption:
 
     An instance is the ``stop`` callable that :func:`otreg.registration.register` polls: it returns True once
     the user has pressed Ctrl-C. A second Ctrl-C raises KeyboardInterrupt wherever the program is.
+
+    Parameters
+    ----------
+    words : str
+        What the user is told at the first one.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        words: str = "stopping after this step, keeping the best so far (Ctrl-C again: stop now, write nothing)",
+    ) -> None:
         self.asked = False
+        self.words = words
         self._before: Any = None
 
     def __call__(self) -> bool:
@@ -39,4 +48,4 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        say("stopping after this step, keeping the best so far (Ctrl-C again: stop now, write nothing)")
+        say(self.words)

@@ -11,6 +11,7 @@ import click
 from otreg import __version__
 
 from .apply import apply
+from .batch import batch
 from .compose import compose
 from .convert import convert
 from .errors import quiet_libraries
@@ -31,13 +32,14 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg apply run/transform.h5 patient-landmarks.mrk.json -o in-atlas.csv
   otreg evaluate run/moved.stl atlas.vtk
   otreg render run -o run.png
+  otreg batch study.csv -o study --fixed atlas.vtk
 """
 
 _EPILOG = """\b
 Results go to stdout, progress and messages to stderr.
 Exit codes: 0 done; 1 internal error; 2 bad usage or bad input, in one line on stderr;
-3 finished and written, but the quality gate failed or Ctrl-C stopped it early
-(a second Ctrl-C, or one outside `register`, ends it at once: 130, nothing written).
+3 finished and written, but the quality gate failed, a case of a batch failed, or Ctrl-C stopped it early
+(a second Ctrl-C, or one outside `register` and `batch`, ends it at once: 130, nothing half written).
 OTREG_DEBUG=1 shows tracebacks."""
 
 
@@ -54,7 +56,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render):
+for _command in (register, apply, evaluate, compose, info, convert, render, batch):
     cli.add_command(_command)
 
 

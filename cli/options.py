@@ -50,6 +50,21 @@ class Names(click.ParamType):
         return names
 
 
+class Memory(click.ParamType):
+    """An amount of memory such as ``12GB``, in bytes."""
+
+    name = "SIZE"
+    units: ClassVar[dict[str, float]] = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", str(value).strip().upper())
+        if match is None or not float(match[1]) > 0:
+            self.fail(f"{value!r} is not an amount of memory such as 12GB", param, ctx)
+        return float(match[1]) * self.units[match[2]]
+
+
 class Limits(click.ParamType):
     """``LOW,HIGH``."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from .errors import CLEAR_LINE, rewrites_lines
+
+if TYPE_CHECKING:
+    from otreg.cohort import BatchProgress
 
 
 class Event(Protocol):
@@ -21,8 +24,8 @@ class Event(Protocol):
     remaining: float | None
 
 
-class ProgressLine:
-    """A line that rewrites itself: stage, bar, step, distance and time left.
+class Line:
+    """A line of a terminal that rewrites itself.
 
     Parameters
     ----------
@@ -40,15 +43,6 @@ class ProgressLine:
         self.interval = interval
         self._drawn_at = -float("inf")
         self._stage = ""
-
-    def __call__(self, event: Event) -> None:
-        if not self.active:
-            return
-        now = time.monotonic()
-        if event.stage == self._stage and now - self._drawn_at < self.interval:
-            return
-        self._stage, self._drawn_at = event.stage, now
-        self._write(CLEAR_LINE + format_event(event, self._width() - 1))
 
     def message(self, text: str) -> None:
         """Show what happens while no step is counted, for instance reading files."""
@@ -75,6 +69,43 @@ class ProgressLine:
             return 80
 
 
+class ProgressLine(Line):
+    """Progress of a registration: stage, bar, step, distance and time left; see :class:`Line`."""
+
+    def __call__(self, event: Event) -> None:
+        if not self.active:
+            return
+        now = time.monotonic()
+        if event.stage == self._stage and now - self._drawn_at < self.interval:
+            return
+        self._stage, self._drawn_at = event.stage, now
+        self._write(CLEAR_LINE + format_event(event, self._width() - 1))
+
+
+class BatchLine(Line):
+    """Progress of a batch: bar, cases done and failed, time left; see :class:`Line`."""
+
+    def __call__(self, event: BatchProgress) -> None:
+        if self.active:
+            self._write(CLEAR_LINE + format_batch_event(event, self._width() - 1))
+
+
+def format_batch_event(event: BatchProgress, width: int = 79) -> str:
+    """Write one event of a batch as a line of at most ``width`` characters."""
+    ended = event.done + event.failed
+    filled = round(20 * ended / event.total) if event.total else 20
+    parts = ["[" + "#" * filled + "." * (20 - filled) + "]", f"{ended:,}/{event.total:,} cases"]
+    if event.failed:
+        parts.append(f"{event.failed:,} failed")
+    parts.append(
+        f"{format_seconds(event.elapsed)}"
+        if event.remaining is None
+        else f"{format_seconds(event.remaining)} left"
+    )
+    parts.append(event.where)
+    return "  ".join(parts)[:width]
+
+
 def format_event(event: Event, width: int = 79) -> str:
     """Write one event as a line of at most ``width`` characters."""
     done = min(max(event.step / event.steps, 0.0), 1.0) if event.steps else 0.0
@@ -95,8 +126,10 @@ def format_event(event: Event, width: int = 79) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration as ``12 s`` or ``3:05 min``."""
+    """Write a duration as ``12 s``, ``3:05 min`` or ``2:40 h``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 100:
+        return f"{minutes // 60}:{minutes % 60:02d} h"
     return f"{minutes}:{rest:02d} min"

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from otreg.errors import InputError
-
 from .config import effective, load_config
 from .errors import DONE, GATE_FAILED, say, warn
-from .files import check_landmarks, check_output_directory, read_surface
+from .files import check_output_directory
 from .interrupt import Interruption
 from .options import PATH, json_option
 from .output import echo, echo_json, fields
@@ -22,7 +20,6 @@ from .quality_table import quality_table
 
 if TYPE_CHECKING:
     from otreg.registration import Registration
-    from otreg.surface import Landmarks, Surface
 
 PRESETS = ("rigid", "similarity", "affine", "spline", "diffeo")
 
@@ -141,7 +138,9 @@ def register(
     progress = ProgressLine(quiet=quiet)
     progress.message("reading")
     try:
-        moving_shape, fixed_shape, pair = _read(moving, fixed, landmarks, choices)
+        from otreg.io.pairs import read_pair
+
+        moving_shape, fixed_shape, pair = read_pair(moving, fixed, landmarks, choices)
         progress.message("loading the numerical libraries")
         from otreg import registration
 
@@ -167,71 +166,6 @@ def register(
     finally:
         progress.clear()
     return _report(result, output, quiet, as_json)
-
-
-def _read(
-    moving: Path, fixed: Path, landmarks: tuple[Path, Path] | None, choices: Mapping[str, Any]
-) -> tuple[Surface, Surface, tuple[Landmarks, Landmarks] | None]:
-    """Read what the command names, and bring MOVING and its landmarks into FIXED's frame where asked to."""
-    from otreg import io
-    from otreg.frames import convert_frame
-
-    moving_shape = read_surface(moving, repair=choices["repair"])
-    _check_suffix(moving, moving_shape)
-    fixed_shape = read_surface(fixed, repair=choices["repair"])
-    moving_frame, fixed_frame = moving_shape.frame, fixed_shape.frame
-    if moving_frame and fixed_frame and moving_frame != fixed_frame:
-        if not choices["convert_frames"]:
-            raise InputError(
-                f"{moving} is in {moving_frame} and {fixed} in {fixed_frame}: convert one (otreg convert) or "
-                "pass --convert-frames"
-            )
-        try:
-            moving_shape = convert_frame(moving_shape, fixed_frame)
-        except InputError as error:
-            raise InputError(f"{moving}: {error}") from None
-        warn(f"{moving}: converted from {moving_frame} to {fixed_frame}; the map starts in {fixed_frame}")
-    if choices["labels"] is not None:
-        from otreg.overlap import check_labels
-
-        check_labels(moving_shape, fixed_shape, choices["labels"])
-    if landmarks is None:
-        return moving_shape, fixed_shape, None
-    shapes = (moving_shape, fixed_shape)
-    pair = (io.read_landmarks(landmarks[0]), io.read_landmarks(landmarks[1]))
-    if choices["convert_frames"]:
-        pair = (
-            _into_frame_of(shapes[0], pair[0], landmarks[0]),
-            _into_frame_of(shapes[1], pair[1], landmarks[1]),
-        )
-    check_landmarks(landmarks, pair, shapes)
-    return moving_shape, fixed_shape, pair
-
-
-def _check_suffix(path: Path, shape: Surface) -> None:
-    """Refuse a suffix that says another format than the content has, where `moved.*` could not be written so."""
-    from otreg import io
-    from otreg.io.formats import suffix_of
-
-    try:
-        io.check_writable(shape, Path(f"moved{suffix_of(path)}"))
-    except InputError as error:
-        reason = str(error).partition(": ")[2]
-        form = shape.metadata["format"]
-        raise InputError(
-            f"{path}: its suffix does not fit: {reason}; the file is {form}, rename it so or otreg convert it"
-        ) from None
-
-
-def _into_frame_of(shape: Surface, points: Landmarks, path: Path) -> Landmarks:
-    from otreg.frames import convert_frame
-
-    if points.frame is None or shape.frame is None:
-        return points
-    try:
-        return convert_frame(points, shape.frame, c_ras=shape.metadata.get("c_ras"))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _report(result: Registration, output: Path, quiet: bool, as_json: bool) -> int:

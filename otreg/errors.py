@@ -1,5 +1,9 @@
 """The errors and warnings a user can cause, so that a caller can tell them from faults of ours."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class OtregError(Exception):
     """Base of every error that otreg raises on purpose."""
@@ -27,3 +31,20 @@ class IntegrationError(OtregError, ArithmeticError):
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before it reached the accuracy asked for; the message says how far it came."""
+
+
+class ManifestError(InputError):
+    """A manifest that cannot be run, with everything that is wrong with it.
+
+    Parameters
+    ----------
+    source : str
+        The manifest, as the user named it.
+    problems : sequence of str
+        One line each, in the order of its rows.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
+        super().__init__(f"{source}: {count}, nothing was run; the first: {self.problems[0]}")

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 # name -> module that holds it
 _LAZY = {
+    "BatchProgress": "otreg.cohort.study",
+    "BatchResult": "otreg.cohort.results",
+    "CaseResult": "otreg.cohort.results",
     "Outcome": "otreg.cohort.schedule",
+    "batch": "otreg.cohort.front",
     "open_scheduler": "otreg.cohort.schedule",
     "run_cases": "otreg.cohort.schedule",
 }
@@ -18,7 +22,10 @@ _LAZY = {
 __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
+    from otreg.cohort.front import batch
+    from otreg.cohort.results import BatchResult, CaseResult
     from otreg.cohort.schedule import Outcome, open_scheduler, run_cases
+    from otreg.cohort.study import BatchProgress
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _SMALLEST = (240, 160)
 _LARGEST = 8192
+_SMALL_FONT = 9
+"""Pixels of a letter beside a small picture, to which lines and points are scaled."""
 _MISSED = 2.0
 """A panel more than so many times as large as the others' is cut off rather than shrinking all of them to dots."""
 
@@ -102,6 +104,34 @@ def draw_sheet(scene: Scene, ink: tuple[float, float, float] | None = None) -> S
                 sheet, [layer.name for layer in plain], np.array([layer.colour for layer in plain])
             )
     return sheet
+
+
+def draw_panel(scene: Scene, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Draw the first panel of a scene from its first side, without a word around it: one of many small pictures.
+
+    Parameters
+    ----------
+    scene : Scene
+    size : (width, height)
+        In pixels; it may be smaller than that of a sheet.
+
+    Returns
+    -------
+    array (height, width, 3) of bytes
+
+    Raises
+    ------
+    InputError
+        On a panel without anything to draw, or an unknown view.
+    OtregError
+        If this machine cannot draw, with what to install.
+    """
+    panel = _visible(scene.panels[0])
+    if not _points(panel.layers).size:
+        raise InputError("there are no points to draw")
+    layout = Layout(size[0], size[1], panels=1, rows=1, head=0, foot=0, font=_SMALL_FONT)
+    with off_screen() as screen:
+        return _draw_panel(screen, panel, cameras(scene, [panel], layout.aspect)[0][0], scene, layout)
 
 
 def check_size(size: tuple[int, int]) -> None:

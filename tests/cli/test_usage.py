@@ -12,7 +12,7 @@ import otreg as package
 
 from .support import bean, command, environment, otreg, refused, succeed, write_ply
 
-COMMANDS = ("register", "apply", "evaluate", "compose", "info", "convert", "render")
+COMMANDS = ("register", "apply", "evaluate", "compose", "info", "convert", "render", "batch")
 
 
 def test_version_and_help() -> None:
