@@ -21,6 +21,8 @@ from .info import info
 from .output import finish, prepare_streams
 from .register import register
 from .render import render
+from .statistics import statistics
+from .template import template
 
 _HELP = """Register surfaces and point clouds of the same anatomy.
 
@@ -56,7 +58,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (register, apply, evaluate, compose, info, convert, render, batch):
+for _command in (register, apply, evaluate, compose, info, convert, render, batch, template, statistics):
     cli.add_command(_command)
 
 

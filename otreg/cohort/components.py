@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from otreg.cohort.archive import load_archive, save_archive
 from otreg.cohort.momenta import MomentaSpace, distances
+from otreg.cohort.packing import pack, unpack_shape, unpack_space
 from otreg.cohort.template_result import Template
 from otreg.errors import InputError
 from otreg.surface import FloatArray, Surface
@@ -80,19 +81,15 @@ class Components:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all of it into one HDF5 file, whole or not at all."""
-        save_archive(
-            path,
-            KIND,
-            {
-                **space_arrays(self.space, self.shape),
-                "mean": self.mean,
-                "modes": self.modes,
-                "variances": self.variances,
-                "scores": self.scores,
-                "distances": self.distances,
-            },
-            {**space_about(self.space, self.shape), "names": list(self.names), "total": self.total},
+        arrays, about = pack(self.space, self.shape)
+        arrays.update(
+            mean=self.mean,
+            modes=self.modes,
+            variances=self.variances,
+            scores=self.scores,
+            distances=self.distances,
         )
+        save_archive(path, KIND, arrays, {**about, "names": list(self.names), "total": self.total})
         return Path(path)
 
     @classmethod
@@ -105,10 +102,16 @@ class Components:
             If the file is missing, damaged, or of another kind.
         """
         arrays, about = load_archive(path, KIND)
-        shape, space = space_of(arrays, about)
-        own = (arrays[name] for name in ("mean", "modes", "variances"))
         return cls(
-            shape, space, tuple(about["names"]), *own, about["total"], arrays["scores"], arrays["distances"]
+            unpack_shape(arrays, about, path="template"),
+            unpack_space(arrays, about),
+            tuple(about["names"]),
+            arrays["mean"],
+            arrays["modes"],
+            arrays["variances"],
+            about["total"],
+            arrays["scores"],
+            arrays["distances"],
         )
 
     def plot(self, mode: int = 0, deviations: float = 2.0, **options: Any) -> Scene:
@@ -127,7 +130,11 @@ class Components:
         ends = [self.surface(mode, sign * deviations) for sign in (-1.0, 1.0)]
         moved = np.linalg.norm(ends[1].points - ends[0].points, axis=1)
         shown = [ends[0], self.shape, ends[1]]
-        captions = [f"mode {mode + 1}: {-deviations:+g} sd", "template", f"mode {mode + 1}: {deviations:+g} sd"]
+        captions = [
+            f"mode {mode + 1}: {-deviations:+g} sd",
+            "template",
+            f"mode {mode + 1}: {deviations:+g} sd",
+        ]
         panels = [
             dataclasses.replace(shape.with_data({"difference": moved}), metadata={"path": caption})
             for shape, caption in zip(shown, captions, strict=True)
@@ -170,7 +177,7 @@ def principal_components(
     ``m_k = Σ_n u_kn (p_n - p̄) / sqrt((N - 1) λ_k)``: what an eigendecomposition of the covariance operator on the
     space of velocity fields gives, for the price of an N × N matrix (Vaillant et al. 2004, NeuroImage 23, section 4).
     """
-    space, shape, array, called = _given(template, momenta, names)
+    space, shape, array, called = given_momenta(template, momenta, names)
     if len(array) < 2:
         raise InputError(f"principal components need two or more subjects, got {len(array)}")
     if modes is not None and (isinstance(modes, bool) or not isinstance(modes, int) or modes < 1):
@@ -201,7 +208,7 @@ def principal_components(
     )
 
 
-def _given(
+def given_momenta(
     template: Template | MomentaSpace, momenta: ArrayLike | None, names: tuple[str, ...] | None
 ) -> tuple[MomentaSpace, Surface, FloatArray, tuple[str, ...]]:
     """Space, shape, momenta (N, C, 3) and names, whichever way they were given."""
@@ -218,36 +225,3 @@ def _given(
     if len(called) != len(array):
         raise InputError(f"{len(array)} momenta but {len(called)} names")
     return space, shape, array, called
-
-
-def space_arrays(space: MomentaSpace, shape: Surface) -> dict[str, Any]:
-    """Arrays of a space and a shape, for an archive."""
-    return {
-        "control_points": space.control_points,
-        "points": shape.points,
-        "triangles": shape.triangles,
-        **{f"data_{name}": values for name, values in shape.point_data.items()},
-    }
-
-
-def space_about(space: MomentaSpace, shape: Surface) -> dict[str, Any]:
-    """What else is to be known of them."""
-    names = {name: {str(k): text for k, text in table.items()} for name, table in shape.label_names.items()}
-    return {
-        "widths": list(space.widths),
-        "amplitudes": list(space.amplitudes),
-        "steps": space.steps,
-        "frame": shape.frame,
-        "label_names": names,
-    }
-
-
-def space_of(arrays: dict[str, Any], about: dict[str, Any]) -> tuple[Surface, MomentaSpace]:
-    """Shape and space as :func:`space_arrays` and :func:`space_about` put them down."""
-    data = {name.removeprefix("data_"): values for name, values in arrays.items() if name.startswith("data_")}
-    names = {
-        name: {int(code): text for code, text in table.items()} for name, table in about["label_names"].items()
-    }
-    shape = Surface(arrays["points"], arrays["triangles"], data, about["frame"], names)
-    amplitudes = tuple(about["amplitudes"])
-    return shape, MomentaSpace(arrays["control_points"], tuple(about["widths"]), amplitudes, about["steps"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from otreg.cohort.archive import folder_aside, load_archive
+from otreg.cohort.archive import load_archive
+from otreg.cohort.runs import write_run_folder
 from otreg.cohort.schedule import Scheduler
 from otreg.cohort.settings import TemplateSettings
 from otreg.cohort.step import FIT, State, Targets
@@ -179,21 +179,14 @@ def measure_subject(case: Mapping[str, Any]) -> dict[str, Any]:
         "interrupted": False,
     }
     result = judged(template, fixed, transform, settings, None, case["labels"], case["seed"])
-    folder = Path(case["folder"])
-    with folder_aside(folder) as aside:
-        fixed_path = Path(case["surfaces"][0])
-        if len(shapes) > 1:
-            fixed_path = folder / "subject.vtk"
-            write(fixed, aside / fixed_path.name)
-        write(result.moved, aside / "moved.vtk")
-        result.transform.save(aside / "transform.h5")
-        report = result.report
-        report["inputs"]["moving"]["path"] = case["template"]
-        report["inputs"]["fixed"]["path"] = str(fixed_path)
-        report["outputs"] = {"moved": "moved.vtk", "transform": "transform.h5"}
-        text = json.dumps(report, indent=1, allow_nan=False)
-        (aside / "report.json").write_text(text + "\n", encoding="utf-8")
-    after = report["quality"]["after"]
+    folder, fixed_path = Path(case["folder"]), Path(case["surfaces"][0])
+    several = {"subject.vtk": fixed} if len(shapes) > 1 else {}
+    if several:
+        fixed_path = folder / "subject.vtk"
+    write_run_folder(
+        folder, result.moved, transform, result.report, Path(case["template"]), fixed_path, several
+    )
+    after = result.report["quality"]["after"]
     return {
         "assd": after["assd"],
         "dice": None if after["dice"] is None else after["dice"]["mean"],

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from otreg.cohort.archive import load_archive, save_archive
 from otreg.cohort.geodesic import fit_geodesic
 from otreg.cohort.momenta import MomentaSpace
+from otreg.cohort.packing import pack, unpack_shape, unpack_space
 from otreg.cohort.subjects import joined, parts_of
 from otreg.deformations import Affine
 from otreg.io import read
@@ -53,45 +54,26 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        arrays: dict[str, NDArray[Any]] = {
-            "points": self.shape.points,
-            "triangles": self.shape.triangles,
-            "control_index": self.control_index,
-            "fit_index": self.fit_index,
-            "fit_weights": self.fit_weights,
-            **{f"data_{name}": values for name, values in self.shape.point_data.items()},
-        }
-        names = {
-            name: {str(code): text for code, text in table.items()}
-            for name, table in self.shape.label_names.items()
-        }
-        about = {
-            "structures": list(self.structures),
-            "frame": self.shape.frame,
-            "label_names": names,
-            "widths": list(self.space.widths),
-            "steps": self.space.steps,
-            **self.about,
-        }
+        arrays, about = pack(self.space, self.shape)
+        arrays.update(
+            control_index=self.control_index, fit_index=self.fit_index, fit_weights=self.fit_weights
+        )
+        about.update(structures=list(self.structures), work=self.about)
         save_archive(path, STATE, arrays, about)
 
     @classmethod
     def load(cls, path: Path) -> State:
         """Read what :meth:`save` wrote."""
         arrays, about = load_archive(path, STATE)
-        own = {key: about.pop(key) for key in ("structures", "frame", "label_names", "widths", "steps")}
-        data = {
-            name.removeprefix("data_"): values for name, values in arrays.items() if name.startswith("data_")
-        }
-        names = {
-            name: {int(code): text for code, text in table.items()}
-            for name, table in own["label_names"].items()
-        }
-        shape = Surface(arrays["points"], arrays["triangles"], data, own["frame"], names)
-        index = arrays["control_index"]
-        space = MomentaSpace(shape.points[index], tuple(own["widths"]), steps=own["steps"])
-        structures = tuple(own["structures"])
-        return cls(shape, structures, space, index, arrays["fit_index"], arrays["fit_weights"], about)
+        return cls(
+            unpack_shape(arrays, about),
+            tuple(about["structures"]),
+            unpack_space(arrays, about),
+            arrays["control_index"],
+            arrays["fit_index"],
+            arrays["fit_weights"],
+            about["work"],
+        )
 
 
 def subject_step(case: Mapping[str, Any]) -> dict[str, Any]:

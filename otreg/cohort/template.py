@@ -29,6 +29,7 @@ from scipy.spatial import cKDTree
 from otreg.cohort.archive import load_archive
 from otreg.cohort.finish import finish_template
 from otreg.cohort.momenta import MomentaSpace
+from otreg.cohort.pair import ContentHashes
 from otreg.cohort.rows import Manifest
 from otreg.cohort.schedule import Outcome, Scheduler, open_scheduler
 from otreg.cohort.settings import TemplateSettings
@@ -278,11 +279,11 @@ def _check_folder(folder: Path) -> None:
 
 def _key(cohort: Cohort, settings: TemplateSettings, start: str | None) -> str:
     """Hash of all that the passes follow from; more iterations only continue what is there."""
+    hashes = ContentHashes()
     content = []
     for subject in cohort.subjects:
         for path in subject.surfaces:
-            with path.open("rb") as file:
-                content.append([subject.name, hashlib.file_digest(file, "sha256").hexdigest()])
+            content.append([subject.name, hashes(path)])
     said = {
         "layout": _LAYOUT,
         "content": content,

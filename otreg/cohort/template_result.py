@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from otreg.cohort.archive import load_archive, save_archive, write_json
 from otreg.cohort.momenta import MomentaSpace
+from otreg.cohort.packing import pack, unpack_shape, unpack_space
 from otreg.cohort.subjects import parts_of
 from otreg.deformations import Affine, Composite, Diffeomorphism
 from otreg.errors import InputError
@@ -122,30 +122,19 @@ class Template:
         write_json(target / REPORT, self.report)
         with atomic_path(target / SUMMARY) as temporary:
             temporary.write_text(self._summary(), encoding="utf-8", newline="")
-        arrays: dict[str, NDArray[Any]] = {
-            "points": self.shape.points,
-            "triangles": self.shape.triangles,
-            "control_points": self.space.control_points,
-            "momenta": self.momenta,
-            "scales": self.scales,
-            "rotations": self.rotations,
-            "translations": self.translations,
-            **{f"data_{name}": values for name, values in self.shape.point_data.items()},
-        }
-        about = {
-            "structures": list(self.structures),
-            "names": list(self.names),
-            "frame": self.shape.frame,
-            "label_names": {
-                name: {str(code): text for code, text in table.items()}
-                for name, table in self.shape.label_names.items()
-            },
-            "widths": list(self.space.widths),
-            "amplitudes": list(self.space.amplitudes),
-            "steps": self.space.steps,
-            "figures": list(self.figures),
-            "report": self.report,
-        }
+        arrays, about = pack(self.space, self.shape)
+        arrays.update(
+            momenta=self.momenta,
+            scales=self.scales,
+            rotations=self.rotations,
+            translations=self.translations,
+        )
+        about.update(
+            structures=list(self.structures),
+            names=list(self.names),
+            figures=list(self.figures),
+            report=self.report,
+        )
         # last: where it is, the rest is there too
         save_archive(target / TEMPLATE, KIND, arrays, about)
         return target
@@ -166,22 +155,8 @@ class Template:
             )
         arrays, about = load_archive(source / TEMPLATE, KIND)
         try:
-            data = {
-                name.removeprefix("data_"): values
-                for name, values in arrays.items()
-                if name.startswith("data_")
-            }
-            names = {
-                name: {int(code): text for code, text in table.items()}
-                for name, table in about["label_names"].items()
-            }
-            metadata = {"path": str(source / SURFACE)}
-            shape = Surface(
-                arrays["points"], arrays["triangles"], data, about["frame"], names, metadata=metadata
-            )
-            space = MomentaSpace(
-                arrays["control_points"], tuple(about["widths"]), tuple(about["amplitudes"]), about["steps"]
-            )
+            shape = unpack_shape(arrays, about, path=str(source / SURFACE))
+            space = unpack_space(arrays, about)
             return cls(
                 shape,
                 tuple(about["structures"]),
