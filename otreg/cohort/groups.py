@@ -29,7 +29,7 @@ _NUMBERS_AT_ONCE = 4_000_000
 """Displacements that are worked on together: vertices are taken in blocks of this many numbers over permutations."""
 
 _RIDGE = 1e-9
-"""Added to the covariances, as a share of their mean trace: vertices that do not move have none."""
+"""Added to the covariances, as a share of the mean one: vertices that do not move have none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -227,9 +227,11 @@ def _permuted(
     as_large = np.zeros(vertices)
     largest = np.zeros(permutations)
     width = max(_NUMBERS_AT_ONCE // (3 * max(subjects, 256)), 1)
+    spread = subjects * float(moved.var(axis=0, dtype=np.float64).mean())
+    ridge = _RIDGE * spread if spread > 0.0 else 1.0
     for first in range(0, vertices, width):
         part = slice(first, first + width)
-        block = _Block(moved[:, part].astype(np.float64), int(second.sum()), statistic)
+        block = _Block(moved[:, part].astype(np.float64), int(second.sum()), statistic, ridge)
         observed[part] = here = block.statistics(second[None].astype(np.float64))[0]
         place = 0
         for order in orders(subjects, permutations, seed):
@@ -251,7 +253,7 @@ class _Block:
     less by what lies between: ``W = S - n₁ n₂ / n d dᵀ``, d being the difference of the means.
     """
 
-    def __init__(self, moved: FloatArray, count: int, statistic: str) -> None:
+    def __init__(self, moved: FloatArray, count: int, statistic: str, ridge: float) -> None:
         subjects = len(moved)
         centred = moved - moved.mean(axis=0)
         self.flat = centred.reshape(subjects, -1)
@@ -259,8 +261,7 @@ class _Block:
         self.statistic = statistic
         if statistic == "hotelling":
             total = np.einsum("nvi,nvj->vij", centred, centred)
-            trace = np.trace(total, axis1=1, axis2=2)
-            total += _RIDGE * max(float(trace.mean()), 1e-300) * np.eye(3)
+            total += ridge * np.eye(3)
             self.inverse = np.linalg.inv(total)
 
     def statistics(self, second: FloatArray) -> FloatArray:

@@ -40,6 +40,8 @@ class State:
         Vertices that are control points, and vertices whose targets are fitted.
     fit_weights : array
         Area that each of the latter stands for.
+    moved_by : array, shape (C, 3)
+        Momenta that moved the template here from where it was before, at the same control points; else zero.
     about : dict
         Where the work stands; see :mod:`otreg.cohort.template`.
     """
@@ -50,13 +52,17 @@ class State:
     control_index: IntArray
     fit_index: IntArray
     fit_weights: FloatArray
+    moved_by: FloatArray
     about: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         arrays, about = pack(self.space, self.shape)
         arrays.update(
-            control_index=self.control_index, fit_index=self.fit_index, fit_weights=self.fit_weights
+            control_index=self.control_index,
+            fit_index=self.fit_index,
+            fit_weights=self.fit_weights,
+            moved_by=self.moved_by,
         )
         about.update(structures=list(self.structures), work=self.about)
         save_archive(path, STATE, arrays, about)
@@ -72,6 +78,7 @@ class State:
             arrays["control_index"],
             arrays["fit_index"],
             arrays["fit_weights"],
+            arrays["moved_by"],
             about["work"],
         )
 
@@ -100,7 +107,8 @@ def subject_step(case: Mapping[str, Any]) -> dict[str, Any]:
     aligned = apply(pose, targets.points)
     start = None
     if case["warm"] is not None and Path(case["warm"]).is_file():
-        start = load_archive(case["warm"], FIT)[0]["momenta"]
+        # the template has been moved by their mean since
+        start = load_archive(case["warm"], FIT)[0]["momenta"] - state.moved_by
     index = state.fit_index
     began = time.perf_counter()
     found = fit_geodesic(

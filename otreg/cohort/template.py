@@ -32,7 +32,7 @@ from otreg.cohort.momenta import MomentaSpace
 from otreg.cohort.pair import ContentHashes
 from otreg.cohort.rows import Manifest
 from otreg.cohort.schedule import Outcome, Scheduler, open_scheduler
-from otreg.cohort.settings import TemplateSettings
+from otreg.cohort.settings import Level, TemplateSettings
 from otreg.cohort.step import FIT, State, centroid_size, subject_step
 from otreg.cohort.subjects import Cohort, Subject, check_surfaces, joined, read_subjects
 from otreg.cohort.template_result import TEMPLATE, Template
@@ -198,7 +198,7 @@ class _Run:
             if ratio <= REFIT_TOLERANCE or about["refits"] > MOST_REFITS:
                 # momenta that fit the template as it is: it is moved no more
                 about.update(finished=True, pass_kept=number)
-                return _with(state, state.shape.points, about)
+                return _with(state, state.shape.points, np.zeros_like(mean), about)
         moved = state.space.flow(mean).map(state.shape.points + correction)
         if self.settings.similarity:
             sizes = np.array([figures["size"] for _, figures in loaded])
@@ -207,13 +207,11 @@ class _Run:
             balanced = level.finest and ratio <= self.settings.tolerance
             if balanced or iteration + 1 >= self.settings.iterations:
                 about.update(kind="refit", refits=0, converged=bool(balanced))
-                iteration_next = iteration
             else:
-                about["iteration"] = iteration_next = iteration + 1
-            finer = len(self.settings.level(iteration_next).widths) > len(level.widths)
-            if finer or about["kind"] == "refit":
+                about["iteration"] = iteration + 1
+            if _level(self.settings, about).widths != level.widths:
                 return _levelled(state, moved, self.settings, about)
-        return _with(state, moved, about)
+        return _with(state, moved, mean, about)
 
     def _subjects(
         self, state: State, registration: dict[str, Any], fits: Path, targets: Path, what: str
@@ -335,20 +333,21 @@ def _first_state(cohort: Cohort, subject: Subject, settings: TemplateSettings, k
         "warm": False,
     }
     empty = np.zeros(0, np.int64)
-    blank = State(
-        shape, cohort.structures, MomentaSpace(shape.points[:1], (1.0,)), empty, empty, np.zeros(0), about
-    )
+    space = MomentaSpace(shape.points[:1], (1.0,))
+    blank = State(shape, cohort.structures, space, empty, empty, np.zeros(0), np.zeros((1, 3)), about)
     return _levelled(blank, shape.points, settings, about)
 
 
-def _levelled(state: State, points: FloatArray, settings: TemplateSettings, about: dict[str, Any]) -> State:
-    """The state at new points with control points and widths of its level, chosen on these points.
-
-    Refits always have the finest level, whatever iteration the last targets are from.
-    """
-    shape = state.shape.with_points(points)
+def _level(settings: TemplateSettings, about: dict[str, Any]) -> Level:
+    """The level of the next pass. Refits always have the finest one, whatever iteration the last targets are from."""
     refit = about["kind"] == "refit"
-    level = settings.level(len(settings.widths) if refit else about["iteration"])
+    return settings.level(len(settings.widths) if refit else about["iteration"])
+
+
+def _levelled(state: State, points: FloatArray, settings: TemplateSettings, about: dict[str, Any]) -> State:
+    """The state at new points with control points and widths of its level, chosen on these points."""
+    shape = state.shape.with_points(points)
+    level = _level(settings, about)
     used = np.flatnonzero(shape.weights > 0) if shape.has_triangles else np.arange(len(shape))
     control = used[farthest_points(shape.points[used], level.control_points)]
     fit = used[farthest_points(shape.points[used], settings.fit_points)]
@@ -356,11 +355,11 @@ def _levelled(state: State, points: FloatArray, settings: TemplateSettings, abou
     weights = np.asarray(np.bincount(owner, shape.weights[used], len(fit)), dtype=np.float64)
     widths = tuple(share * shape.diameter for share in level.widths)
     space = MomentaSpace(shape.points[control], widths)
-    same = np.array_equal(control, state.control_index) and len(widths) == len(state.space.widths)
-    return State(shape, state.structures, space, control, fit, weights, {**about, "warm": same})
+    nothing = np.zeros((len(control), 3))
+    return State(shape, state.structures, space, control, fit, weights, nothing, {**about, "warm": False})
 
 
-def _with(state: State, points: FloatArray, about: dict[str, Any]) -> State:
+def _with(state: State, points: FloatArray, moved_by: FloatArray, about: dict[str, Any]) -> State:
     """The state at new points: control points move with the template's vertices that they are."""
     shape = state.shape.with_points(points)
     space = MomentaSpace(shape.points[state.control_index], state.space.widths, steps=state.space.steps)
@@ -371,6 +370,7 @@ def _with(state: State, points: FloatArray, about: dict[str, Any]) -> State:
         state.control_index,
         state.fit_index,
         state.fit_weights,
+        moved_by,
         {**about, "warm": True},
     )
 
