@@ -131,8 +131,8 @@ def _renamed(row: Row, problems: Problems) -> Row:
 
 
 def _check_columns(rows: Sequence[Row], known: Sequence[str], problems: Problems) -> None:
-    for column in dict.fromkeys(column for row in rows for column in row.values):
-        if column not in known:
+    for column in dict.fromkeys(column for row in rows for column in (*row.columns, *row.values)):
+        if column and column not in known and column not in ALIASES:
             near = difflib.get_close_matches(column, [*known, *ALIASES], 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join((*known, *ALIASES))}"
             problems.add("header", f"unknown column {column!r}; {hint}")

@@ -9,7 +9,7 @@ import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,11 +218,12 @@ def thumbnail(what: Registration | Run) -> bytes | None:
 def _pixels(picture: bytes) -> NDArray[np.uint8]:
     """Pixels of a PNG, (height, width, 3)."""
     from vtkmodules.util.numpy_support import vtk_to_numpy
+    from vtkmodules.vtkIOCore import vtkMemoryResourceStream
     from vtkmodules.vtkIOImage import vtkPNGReader
 
-    reader: Any = vtkPNGReader()
-    reader.SetMemoryBuffer(picture)
-    reader.SetMemoryBufferLength(len(picture))
+    stream, reader = vtkMemoryResourceStream(), vtkPNGReader()
+    stream.SetBuffer(picture, len(picture))
+    reader.SetStream(stream)
     reader.Update()
     image = reader.GetOutput()
     width, height, _ = image.GetDimensions()

@@ -38,11 +38,14 @@ class Row:
         By column. Text where the manifest is a table of text; empty cells are left out.
     folder : Path
         Its relative paths are relative to this.
+    columns : tuple of str
+        All that there are, those without a value in this row too; empty where that is not known.
     """
 
     where: str
     values: dict[str, Any]
     folder: Path
+    columns: tuple[str, ...] = ()
 
     def path(self, column: str) -> Path | None:
         """The path in a column, or None."""
@@ -161,7 +164,8 @@ def _read_table(path: Path, problems: Problems) -> list[Row]:
                 problems.add(
                     f"row {number}", f"has {len(stripped)} cells, but the header {len(columns)} columns"
                 )
-            rows.append(Row(f"row {number}", _given(dict(zip(columns, stripped, strict=False))), path.parent))
+            values = _given(dict(zip(columns, stripped, strict=False)))
+            rows.append(Row(f"row {number}", values, path.parent, tuple(columns)))
     except csv.Error as error:
         raise InputError(f"{path}: no table of text ({error})") from None
     return rows

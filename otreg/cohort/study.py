@@ -29,10 +29,18 @@ RESERVED = (SUMMARY, TABLE, THUMBNAILS, *OVERVIEWS)
 SUMMARY_INTERVAL = 20.0
 """Least seconds between two summaries that are written on the way."""
 
-BASE_MEMORY = 500e6
-"""Bytes of a process before it has read anything, pictures included."""
+BASE_MEMORY = 550e6
+"""Bytes of a process that registers hardly any points: libraries, samples, pictures.
 
-BYTES_PER_POINT = {"rigid": 2e3, "similarity": 2e3, "affine": 2e3, "spline": 8e3, "diffeo": 12e3}
+Seen: 419 MB at 5,124 points of moving and fixed together and 499 MB at 81,924 with the preset diffeo; 321 and 425 MB
+with rigid; about 100 MB more where pictures are made.
+"""
+
+BYTES_PER_POINT = 2e3
+"""Of moving and fixed; seen: 500 (spline) to 1,400 (rigid)."""
+
+BYTES_PER_ENTRY = 48.0
+"""For each pair of a sampled point and a control point: six widths, float32, two copies."""
 
 # what a process that was killed while it wrote leaves behind: see write_run and atomic_path
 _LEFT_BEHIND = re.compile(r"\..+-[a-z0-9_]{8}(-old)?|\.[0-9a-f]{8}\..+")
@@ -54,9 +62,19 @@ class BatchProgress(NamedTuple):
     where: str
 
 
-def estimated_memory(points: int | None, preset: str) -> float:
-    """Bytes that a case takes, by measurement: a constant and so many for each point of moving and fixed."""
-    return BASE_MEMORY + BYTES_PER_POINT[preset] * (points or 0)
+def estimated_memory(points: int | None, preset: str, settings: Mapping[str, Any]) -> float:
+    """Bytes that a case takes: a constant, so many for each point, and the kernels of the coarse spline.
+
+    Parameters
+    ----------
+    points : int or None
+        Of moving and fixed together; None where that is not known.
+    preset : str
+    settings : mapping
+        All of :class:`otreg.registration.Settings`.
+    """
+    entries = settings["points"] * settings["control_points"] if preset in ("spline", "diffeo") else 0
+    return BASE_MEMORY + BYTES_PER_POINT * (points or 0) + BYTES_PER_ENTRY * entries
 
 
 def check_folder(folder: Path) -> None:
@@ -176,7 +194,7 @@ class Study:
 
     def _memory(self, case: Case) -> float:
         points = case.points if case.name not in self.entries else int(self.entries[case.name]["points"])
-        return estimated_memory(points, case.choices["preset"])
+        return estimated_memory(points, case.choices["preset"], case.settings)
 
     def _settle(self, case: Case, outcome: Outcome) -> None:
         """Note what became of a case."""

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,62 +13,14 @@ import pytest
 from otreg.cohort import open_scheduler, run_cases
 from otreg.errors import InputError
 from tests.cohort import jobs
-from tests.support import ROOT
-
-
-class Cluster(NamedTuple):
-    """A scheduler, by its scheduler file, and the processes of it and its workers."""
-
-    file: Path
-    processes: list[subprocess.Popen[bytes]]
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-        }
-        command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=self.file.parent,
-        )
-        self.processes.append(process)
-        return process
-
-    def worker(self) -> subprocess.Popen[bytes]:
-        """One more worker; without a nanny, so that what is killed stays dead."""
-        options = (
-            "--nthreads",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-            "--local-directory",
-            str(self.file.parent),
-        )
-        return self.start("dask_worker", "--scheduler-file", str(self.file), *options)
+from tests.cohort.clusters import Cluster, cluster_in
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     pytest.importorskip("distributed")
-    cluster = Cluster(tmp_path_factory.mktemp("dask") / "scheduler.json", [])
-    address = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(cluster.file))
-    scheduler = cluster.start("dask_scheduler", *address)
-    deadline = time.monotonic() + 60
-    while not cluster.file.exists():
-        assert scheduler.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    for _ in range(2):
-        cluster.worker()
-    yield cluster
-    for process in reversed(cluster.processes):
-        process.kill()
-        process.wait()
+    with cluster_in(tmp_path_factory.mktemp("dask")) as cluster:
+        yield cluster
 
 
 def test_results_are_those_of_this_machine_bit_for_bit(cluster: Cluster) -> None:
