@@ -18,7 +18,7 @@ _LAZY = {
     "MomentaSpace": "otreg.cohort.momenta",
     "Outcome": "otreg.cohort.schedule",
     "Regression": "otreg.cohort.regression",
-    "Statistics": "otreg.cohort.statistics",
+    "Statistics": "otreg.cohort.analysis",
     "Template": "otreg.cohort.template_result",
     "TemplateSettings": "otreg.cohort.settings",
     "batch": "otreg.cohort.front",
@@ -27,13 +27,15 @@ _LAZY = {
     "open_scheduler": "otreg.cohort.schedule",
     "principal_components": "otreg.cohort.components",
     "run_cases": "otreg.cohort.schedule",
-    "statistics": "otreg.cohort.statistics",
-    "template": "otreg.cohort.template",
+    "statistics": "otreg.cohort.analysis",
+    "template": "otreg.cohort.averaging",
 }
 
 __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
+    from otreg.cohort.analysis import Statistics, statistics
+    from otreg.cohort.averaging import template
     from otreg.cohort.components import Components, principal_components
     from otreg.cohort.front import batch
     from otreg.cohort.groups import GroupDifference, group_difference
@@ -42,9 +44,7 @@ if TYPE_CHECKING:
     from otreg.cohort.results import BatchResult, CaseResult
     from otreg.cohort.schedule import Outcome, open_scheduler, run_cases
     from otreg.cohort.settings import TemplateSettings
-    from otreg.cohort.statistics import Statistics, statistics
     from otreg.cohort.study import BatchProgress
-    from otreg.cohort.template import template
     from otreg.cohort.template_result import Template
 
 

@@ -101,6 +101,7 @@ def finish_template(
         "iterations": about["iteration"] + 1,
         "converged": about["converged"],
         "ratio": last["ratio"],
+        "share_moved": [one for one in about["history"] if one["kind"] == "register"][-1]["share_moved"],
         "subjects": len(kept),
         "diameter": shape.diameter,
         "widths": list(state.space.widths),

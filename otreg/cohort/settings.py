@@ -17,10 +17,11 @@ class TemplateSettings:
     Parameters
     ----------
     iterations : int, default 4
-        Most times that all subjects are registered to the template. It ends earlier once the momenta balance.
+        Most times that all subjects are registered to the template. It ends earlier once it has converged.
     tolerance : float, default 0.05
-        They do where ``|mean p|`` is below this share of the mean ``|p_i|``, right after a registration at the
-        finest level.
+        It has where the template is to move, right after a registration at the finest level, by less than this
+        share of the mean distance to a subject; both are root-mean-squares of the part across the surface, since
+        vertices that slide along it change no shape.
     similarity : bool, default False
         Take size out of the differences, with the pose. The template then has the geometric mean of the sizes.
     widths : tuple of float, default (0.3, 0.15, 0.075)

@@ -43,7 +43,7 @@ class State:
     moved_by : array, shape (C, 3)
         Momenta that moved the template here from where it was before, at the same control points; else zero.
     about : dict
-        Where the work stands; see :mod:`otreg.cohort.template`.
+        Where the work stands; see :mod:`otreg.cohort.averaging`.
     """
 
     shape: Surface
@@ -130,6 +130,7 @@ def subject_step(case: Mapping[str, Any]) -> dict[str, Any]:
         "norm": found.norm,
         "rms": rms,
         "before": before,
+        "across": across(state.shape, aligned),
         "explained": 1.0 - (rms / before) ** 2 if before > 0.0 else 1.0,
         "outlying": found.outlying,
         "scale": pose[0],
@@ -216,6 +217,16 @@ def pose_of(points: FloatArray, template: FloatArray, weights: FloatArray, simil
     scale = centroid_size(template, weights) / centroid_size(points, weights)
     _, rotation, translation = procrustes(scale * points, template, weights, False)
     return scale, rotation, translation
+
+
+def across(shape: Surface, moved: FloatArray) -> float:
+    """How far vertices leave their surface: root-mean-square of the part of ``moved - points`` along the normals.
+
+    Vertices that slide along a surface do not change its shape. Clouds have no normals: theirs is the whole way.
+    """
+    offset = moved - shape.points
+    squares = (offset * shape.normals).sum(axis=1) ** 2 if shape.has_triangles else (offset**2).sum(axis=1)
+    return float(np.sqrt(shape.weights @ squares / shape.weights.sum()))
 
 
 def centroid_size(points: FloatArray, weights: FloatArray) -> float:

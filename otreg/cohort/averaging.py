@@ -6,8 +6,8 @@ the template is where the cohort's geodesics balance (Vaillant, Miller, Younes &
 3). r̄ is the mean of what no geodesic of these widths explains, seen from the template: without it, detail of the
 first subject that is finer than the narrowest width would stay for ever.
 
-Passes of kind ``register`` find new targets, from coarse to fine; passes of kind ``refit`` keep the last ones, until
-their momenta balance too. The state before each pass is a file, and so is what a pass finds of a subject: what is
+Passes of kind ``register`` find new targets, from coarse to fine; passes of kind ``refit`` keep the last ones and move
+the template by the momenta alone, until their mean is next to nothing: r̄ and p̄ would hold each other up otherwise. The state before each pass is a file, and so is what a pass finds of a subject: what is
 killed loses the subjects in progress, and nothing else.
 """
 
@@ -33,7 +33,7 @@ from otreg.cohort.pair import ContentHashes
 from otreg.cohort.rows import Manifest
 from otreg.cohort.schedule import Outcome, Scheduler, open_scheduler
 from otreg.cohort.settings import Level, TemplateSettings
-from otreg.cohort.step import FIT, State, centroid_size, subject_step
+from otreg.cohort.step import FIT, State, across, centroid_size, subject_step
 from otreg.cohort.subjects import Cohort, Subject, check_surfaces, joined, read_subjects
 from otreg.cohort.template_result import TEMPLATE, Template
 from otreg.errors import InputError, OtregError
@@ -173,7 +173,15 @@ class _Run:
         negligible = typical <= 1e-6 * state.shape.diameter
         ratio = 0.0 if negligible else length / typical
         correction = np.mean([arrays["correction"] for arrays, _ in loaded], axis=0, dtype=np.float64)
-        share = state.shape.weights / state.shape.weights.sum()
+        if kind == "refit":
+            correction = np.zeros_like(correction)
+        moved = state.space.flow(mean).map(state.shape.points + correction)
+        if self.settings.similarity:
+            sizes = np.array([figures["size"] for _, figures in loaded])
+            moved = _resized(moved, state.shape.weights, sizes)
+        change = across(state.shape, moved)
+        spread = float(np.mean([figures["across"] for _, figures in loaded]))
+        share_moved = change / spread if spread > 1e-6 * state.shape.diameter else 0.0
         about["history"] = [
             *about["history"],
             {
@@ -185,9 +193,10 @@ class _Run:
                 "mean_momenta": length,
                 "typical_momenta": typical,
                 "ratio": ratio,
-                "rms_mm": float(np.mean([figures["rms"] for _, figures in loaded])),
+                "change": change,
+                "share_moved": share_moved,
+                "rms": float(np.mean([figures["rms"] for _, figures in loaded])),
                 "explained": float(np.mean([figures["explained"] for _, figures in loaded])),
-                "mean_residual": float(np.sqrt(share @ (correction**2).sum(axis=1))),
                 "seconds": time.perf_counter() - began,
             },
         ]
@@ -199,14 +208,10 @@ class _Run:
                 # momenta that fit the template as it is: it is moved no more
                 about.update(finished=True, pass_kept=number)
                 return _with(state, state.shape.points, np.zeros_like(mean), about)
-        moved = state.space.flow(mean).map(state.shape.points + correction)
-        if self.settings.similarity:
-            sizes = np.array([figures["size"] for _, figures in loaded])
-            moved = _resized(moved, state.shape.weights, sizes)
         if kind == "register":
-            balanced = level.finest and ratio <= self.settings.tolerance
-            if balanced or iteration + 1 >= self.settings.iterations:
-                about.update(kind="refit", refits=0, converged=bool(balanced))
+            settled = level.finest and share_moved <= self.settings.tolerance
+            if settled or iteration + 1 >= self.settings.iterations:
+                about.update(kind="refit", refits=0, converged=bool(settled))
             else:
                 about["iteration"] = iteration + 1
             if _level(self.settings, about).widths != level.widths:
