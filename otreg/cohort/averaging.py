@@ -6,9 +6,10 @@ the template is where the cohort's geodesics balance (Vaillant, Miller, Younes &
 3). r̄ is the mean of what no geodesic of these widths explains, seen from the template: without it, detail of the
 first subject that is finer than the narrowest width would stay for ever.
 
-Passes of kind ``register`` find new targets, from coarse to fine; passes of kind ``refit`` keep the last ones and move
-the template by the momenta alone, until their mean is next to nothing: r̄ and p̄ would hold each other up otherwise. The state before each pass is a file, and so is what a pass finds of a subject: what is
-killed loses the subjects in progress, and nothing else.
+Passes of kind ``register`` find new targets, from coarse to fine; passes of kind ``refit`` keep the last ones
+and move the template by the momenta alone, until their mean is next to nothing: r̄ and p̄ would hold each other
+up otherwise. The state before each pass is a file, and so is what a pass finds of a subject: what is killed
+loses the subjects in progress, and nothing else.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from otreg.surface import FloatArray
 WORK = "work"
 """Folder of the state and of what passes find."""
 
-REFIT_TOLERANCE = 0.01
+REFIT_TOLERANCE = 0.02
 """``|mean p|`` over the mean ``|p_i|`` below which targets that stay the same are balanced well enough."""
 
 MOST_REFITS = 3

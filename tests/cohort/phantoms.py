@@ -45,6 +45,18 @@ def random_momenta(space: MomentaSpace, count: int, length: float, seed: int) ->
     return np.asarray(length * momenta / norms[:, None, None])
 
 
+def momenta_across(space: MomentaSpace, shape: Surface, length: float) -> Array:
+    """Momenta (C, 3) along the normals of a shape, of norm ``length``.
+
+    Of all geodesics that reach a surface, wherever its points go, the shortest has such momenta. So the middle of
+    the surfaces that it reaches in both directions is the shape itself, and not only that of their points.
+    """
+    nearest = ((space.control_points[:, None] - shape.points[None]) ** 2).sum(-1).argmin(axis=1)
+    smooth = np.sin(space.control_points @ [0.09, 0.05, -0.07] + 0.5)
+    momenta = smooth[:, None] * shape.normals[nearest]
+    return np.asarray(length * momenta / space.norms(momenta))
+
+
 def dense_kernel(space: MomentaSpace) -> Array:
     """The kernel matrix of the control points, written out."""
     z = space.control_points

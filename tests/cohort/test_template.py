@@ -19,7 +19,7 @@ from otreg.errors import InputError, ManifestError, OtregError
 from otreg.proximity import closest_points
 from otreg.registration.pose import procrustes
 from otreg.surface import Surface
-from tests.cohort.phantoms import bean_space, bean_surface, random_momenta, shot, write_cohort
+from tests.cohort.phantoms import bean_space, bean_surface, momenta_across, random_momenta, shot, write_cohort
 from tests.phantoms import random_rotation
 
 QUICK = {"points": 200, "fine_points": 600, "control_points": 50, "starts": 10}
@@ -27,8 +27,8 @@ SETTINGS = TemplateSettings(
     iterations=2, widths=(0.4, 0.25), control_points=25, fit_points=200, settings=QUICK
 )
 MIDDLE = bean_surface(4000)
-SPACE = bean_space(MIDDLE, 20, (0.4, 0.25))
-(MOMENTA,) = random_momenta(SPACE, 1, 0.12 * MIDDLE.diameter, 0)
+SPACE = bean_space(MIDDLE, 60, (0.4, 0.25))
+MOMENTA = momenta_across(SPACE, MIDDLE, 0.08 * MIDDLE.diameter)
 
 
 def placed(shape: Surface, seed: int) -> Surface:
