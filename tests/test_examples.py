@@ -117,6 +117,16 @@ def test_penalties_along_the_way(tmp_path: Path) -> None:
     assert numbers(eager)[0] < 1e-4 and numbers(by_picture)[0] < 1e-4
 
 
+def test_cohort_batch(tmp_path: Path) -> None:
+    first, second, *cases, overview, same = run("cohort_batch.py", tmp_path)
+    assert first == "first run: 3 cases run, 1 failed: subject1"
+    assert second == "second run: 1 case run, 0 failed"
+    assert len(cases) == 3
+    assert all(numbers(line)[1] < 0.6 * numbers(line)[0] for line in cases)
+    assert numbers(overview)[0] == 3
+    assert same.endswith("yes")
+
+
 def test_cohort_statistics(tmp_path: Path) -> None:
     bone, shares, first, age, way, sick, nothing = run("cohort_statistics.py", tmp_path)
     assert bone.startswith("Surface(5002 points")

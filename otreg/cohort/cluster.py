@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import queue
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -79,7 +81,7 @@ class ClusterScheduler:
         self._client = None
 
     def describe(self) -> str:
-        workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        workers = len(self._client.nthreads())
         return f"{workers} {'worker' if workers == 1 else 'workers'} of {self.address}"
 
     def run(
@@ -135,10 +137,8 @@ def _outcome(future: Any) -> Outcome:
         return Outcome(
             "failed", reason=f"its worker was lost, {lost} times: for want of memory, or by somebody"
         )
+    except (asyncio.CancelledError, concurrent.futures.CancelledError):
+        return Outcome("failed", reason="the Dask scheduler was lost, or somebody cancelled the case there")
     except Exception as error:
         return Outcome("failed", reason=reason_of(error))
-    except BaseException as error:  # distributed's CancelledError is one
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        return Outcome("failed", reason="the Dask scheduler was lost, or cancelled it")
     return Outcome.of(reply)

@@ -100,6 +100,11 @@ def batch(
             raise InputError(
                 f"{place}: is there, and no case of a batch; give the case another name, or move it away"
             )
+        for path in (case.moving, case.fixed, *(case.landmarks or ())):
+            if place.resolve() in path.resolve().parents:
+                raise InputError(
+                    f"{path}: lies in {place}, which the case would replace; give the case another name"
+                )
         identities[case.name] = digest(case, content)
         if found is None or found["hash"] != identities[case.name]:
             return False
@@ -119,6 +124,8 @@ def batch(
         study = Study(folder, cases, identities, entries, source_name(manifest), overview, progress)
         try:
             study.run(scheduler, workers, threads, memory, stop)
-        finally:
-            result = study.write()
-        return result
+        except BaseException:
+            if study.ran:  # what is done is worth a summary, even on the way out
+                study.result().save()
+            raise
+        return study.write()

@@ -74,7 +74,8 @@ class LocalScheduler:
 
     def describe(self) -> str:
         workers, threads = self.division.workers, self.division.threads
-        return f"{workers} {'process' if workers == 1 else 'processes'} of {threads} threads on this machine"
+        each = "1 thread" if threads == 1 else f"{threads} threads"
+        return f"{workers} {'process' if workers == 1 else 'processes'} with {each} on this machine"
 
     def __enter__(self) -> LocalScheduler:
         return self

@@ -146,6 +146,7 @@ class Study:
         self.reasons: dict[str, str] = {}
         self.source = source
         self.where = ""
+        self._describe: Callable[[], str] | None = None
         self.ran = 0
         self.interrupted = False
         self._began = time.monotonic()
@@ -175,7 +176,7 @@ class Study:
         if not todo:
             return
         with opened as running:
-            self.where = running.describe()
+            self._describe = running.describe
             self._tell(None)
             plain = [
                 as_plain(
@@ -190,6 +191,7 @@ class Study:
                 on_done=lambda index, outcome: self._settle(todo[index], outcome),
                 stop=stop,
             )
+        self._describe = None
         self.interrupted = any(outcome.status == "stopped" for outcome in outcomes)
 
     def _memory(self, case: Case) -> float:
@@ -230,6 +232,8 @@ class Study:
             temporary.write_bytes(picture)
 
     def _tell(self, name: str | None) -> None:
+        if self._describe is not None:
+            self.where = self._describe()  # workers of a cluster come and go
         if self.progress is None:
             return
         done, failed, total = len(self.entries), len(self.reasons), len(self.cases)

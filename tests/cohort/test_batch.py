@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.passed and len(result.results) == 3
     assert [event.done for event in told] == [0, 1, 2, 3] and {event.total for event in told} == {3}
     assert told[0].remaining is None and told[-1].remaining == 0.0
-    assert told[-1].where == "1 process of 1 threads on this machine"
+    assert told[-1].where == "1 process with 1 thread on this machine"
     return folder
 
 
@@ -168,9 +168,10 @@ def test_memory_and_stop(study: Path, tmp_path: Path) -> None:
     result = batch(study / "pairs.csv", tmp_path / "small", memory=1e6, **QUICK)  # type: ignore[arg-type]
     assert {one.status for one in result.results} == {"failed"}
     assert "more than the limit of 0.0 GB" in (result.failed[0].reason or "")
-    assert (
-        estimated_memory(20000, "diffeo") > estimated_memory(20000, "rigid") > estimated_memory(None, "rigid")
-    )
+    few, many = ({"points": points, "control_points": 300} for points in (3000, 30000))
+    sizes = [estimated_memory(None, "rigid", few), estimated_memory(20000, "rigid", many)]
+    sizes += [estimated_memory(20000, "diffeo", few), estimated_memory(20000, "diffeo", many)]
+    assert sizes == sorted(sizes) and 3e8 < sizes[0] < 1e9 and len(set(sizes)) == 4
     stopped = batch(
         study / "pairs.csv",
         tmp_path / "stopped",
@@ -179,6 +180,13 @@ def test_memory_and_stop(study: Path, tmp_path: Path) -> None:
     )
     assert [one.status for one in stopped.results].count("waiting") >= 1
     assert stopped.about["interrupted"] and not stopped.passed
+
+
+def test_an_input_in_a_folder_that_would_be_replaced(study: Path) -> None:
+    rows = [{"moving": study / "out" / "s0" / "moved.ply", "fixed": study / "fixed.ply", "name": "s0"}]
+    with pytest.raises(ManifestError, match="which the case would replace"):
+        batch(rows, study / "out", preset="affine", workers=1, threads=1)
+    assert (study / "out" / "s0" / "moved.ply").exists()
 
 
 def test_folders_that_are_not_ours_or_in_use_are_refused(study: Path, tmp_path: Path) -> None:

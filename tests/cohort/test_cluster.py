@@ -80,6 +80,20 @@ def test_stop_lets_go(cluster: Cluster, tmp_path: Path) -> None:
     assert len(stopped) >= 6
 
 
+def test_a_scheduler_that_is_lost_is_said(tmp_path: Path) -> None:
+    cases = [{"folder": str(tmp_path), "name": str(number), "seconds": 2.0} for number in range(3)]
+    with cluster_in(tmp_path) as cluster:
+
+        def kill_the_scheduler() -> bool:
+            if any(tmp_path.glob("*.began")):
+                cluster.processes[0].kill()
+            return False
+
+        outcomes = run_cases(jobs.sleep, cases, scheduler=str(cluster.file), stop=kill_the_scheduler)
+    assert {outcome.status for outcome in outcomes} == {"failed"}
+    assert "scheduler was lost" in (outcomes[0].reason or "")
+
+
 def test_bad_use_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otreg.cohort.cluster.CONNECT", 1.0)
     with pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 "):
