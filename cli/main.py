@@ -24,6 +24,8 @@ from .output import finish, prepare_streams
 from .register import register
 from .render import render
 from .report import report
+from .statistics import statistics
+from .template import template
 from .view import view
 
 _HELP = """Register surfaces and point clouds of the same anatomy.
@@ -77,6 +79,8 @@ for _command in (
     animate,
     field,
     batch,
+    template,
+    statistics,
 ):
     cli.add_command(_command)
 

@@ -157,6 +157,17 @@ def test_cohort_batch(tmp_path: Path) -> None:
     assert same.endswith("yes")
 
 
+def test_cohort_statistics(tmp_path: Path) -> None:
+    bone, shares, first, age, way, sick, nothing = run("cohort_statistics.py", tmp_path)
+    assert bone.startswith("Surface(5002 points")
+    assert numbers(shares)[0] > numbers(shares)[1] > numbers(shares)[2]
+    assert numbers(first)[0] > 0.95
+    speed, wanted, r_squared, p = numbers(age)
+    assert speed == pytest.approx(wanted, abs=0.01) and r_squared > 0.5 and p < 0.05
+    assert 1.0 < numbers(way)[2] < numbers(way)[3]
+    assert numbers(sick)[0] < 0.05 < numbers(nothing)[0] and numbers(sick)[1] > 0.0
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_is_documented_and_tested(path: Path) -> None:
     assert f"python examples/{path.name} [--quick]" in path.read_text(encoding="utf-8")
