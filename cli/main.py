@@ -43,6 +43,8 @@ that lives in MOVING's space, and with --inverse on anything in FIXED's.
   otreg animate run -o run.gif
   otreg view run
   otreg batch study.csv -o study --fixed atlas.vtk
+  otreg template subjects.csv -o atlas
+  otreg statistics atlas
 """
 
 _EPILOG = """\b
