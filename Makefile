@@ -15,11 +15,12 @@ MOVING := data/metacarpal_1.vtk
 FIXED := data/metacarpal_2.stl
 
 .NOTPARALLEL:
-.PHONY: help demo test lint accuracy minimum clean
+.PHONY: help demo test slow lint accuracy minimum clean
 
 help:
 	@echo "make demo      register two real bones; prints the figures and the path of a picture"
 	@echo "make test      lint, types and tests"
+	@echo "make slow      the tests that take minutes of processor time each: whole templates"
 	@echo "make lint      lint and types alone"
 	@echo "make accuracy  error against truth, time and folding on the surfaces of data/, otreg beside others"
 	@echo "make minimum   the tests with the oldest versions that pyproject.toml allows (.ci/minimum.txt)"
@@ -63,6 +64,9 @@ lint: $(VENV)/dev.stamp
 # A file of tests is one process's, one thread each: all cores are used, and what is timed or weighed stays comparable.
 test: lint $(VENV)/otreg.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+slow: $(VENV)/dev.stamp $(VENV)/otreg.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m slow
 
 accuracy: $(VENV)/otreg.stamp
 	$(BIN)/python benchmarks/registration.py data

@@ -83,6 +83,7 @@ def test_the_template_of_opposites_is_the_middle(found: Template) -> None:
     assert found.space.gram(*found.momenta)[0, 0] < -0.9 * norms[0] * norms[1]
 
 
+@pytest.mark.slow
 def test_another_start_gives_the_same_template(cohort: Path, found: Template) -> None:
     """The tolerance that docs/templates.md states: a quarter of the distance to a subject after two iterations."""
     other = template(
@@ -145,6 +146,7 @@ def test_a_finished_template_is_not_made_again(cohort: Path, found: Template) ->
     assert (cohort / "plus" / "template.h5").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_goes_on(tmp_path: Path) -> None:
     """Interrupted in every kind of pass: what was found stays, and the result is the same to the last bit."""
 
@@ -184,6 +186,7 @@ def test_killed_and_run_again_it_goes_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.shape.points, found.shape.points)
 
 
+@pytest.mark.slow
 def test_a_subject_that_fails_is_named_and_left_out(tmp_path: Path) -> None:
     shapes = pair(200)
     shapes["third"] = placed(bean_surface(200, 5), 5)
@@ -209,6 +212,7 @@ def test_a_subject_that_fails_is_named_and_left_out(tmp_path: Path) -> None:
         template(manifest, tmp_path / "none", settings=ROUGH, workers=1, threads=1, progress=lose_all)
 
 
+@pytest.mark.slow
 def test_structures_share_one_deformation_and_sizes_can_be_taken_out(tmp_path: Path) -> None:
     """Two beans beside each other, the second subject 1.2 times the size: one flow, one pose, one scale."""
     first = bean_surface(250, 1)
