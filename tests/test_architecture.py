@@ -22,7 +22,7 @@ LONGEST = 450
 
 # From the ground up: a part imports from its own row and from rows before it, never from a later one.
 STOREYS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "together"),
     ("surface", "frames", "configuration"),
     ("io", "overlap", "proximity", "reductions", "autodiff"),
     ("kernels",),

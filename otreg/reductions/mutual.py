@@ -16,6 +16,7 @@ from torch import Tensor
 from otreg.reductions.engines import Engine
 from otreg.reductions.fused import SINGLE_PRECISION_LIMIT
 from otreg.reductions.tree import build_tree
+from otreg.together import shared
 
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 500, 2000
 """Pairs at hand at a time: 4 MB of float32, which stay in cache; powers of 2 would collide there."""
@@ -69,30 +70,38 @@ def log_sum_exp_pair(
     )
     exact_enough = spread <= SINGLE_PRECISION_LIMIT * eps
     dtype = torch.float32 if x.dtype == torch.float32 and exact_enough else torch.float64
-    row_sums, column_sums = torch.zeros_like(p_sorted), torch.zeros_like(q_sorted)
+    row_sums = torch.zeros_like(p_sorted)
     tallest = max(part.stop - part.start for part in parts)
-    room = torch.empty(tallest * COLUMNS_AT_ONCE, dtype=dtype, device=x.device)
-    for rows, centre in zip(parts, centres, strict=True):
-        near = slice(rows.start if same else 0, len(y))
-        queries, weights_x, lost_x = _side(x64[rows] - centre, p_sorted[rows], a_sorted[rows], eps, dtype)
-        if by_tree or rows.start == 0:
-            columns_side = _side(y64[near] - centre, q_sorted[near], b_sorted[near], eps, dtype)
-        skipped = 0 if by_tree else near.start
-        keys, weights_y, lost_y = (part[skipped:] for part in columns_side)
-        keys = keys[:, [*range(x.shape[1]), -1, -2]].T.contiguous()
-        received = torch.zeros_like(lost_y)
-        for first in range(0, keys.shape[1], COLUMNS_AT_ONCE):
-            columns = slice(first, min(first + COLUMNS_AT_ONCE, keys.shape[1]))
-            terms = room[: len(queries) * (columns.stop - first)].view(len(queries), -1)
-            torch.mm(queries, keys[:, columns], out=terms)
-            # below this range exponentials are slow
-            terms.clamp_min_(LOWEST).exp2_()
-            row_sums[rows] += (terms @ weights_y[columns]) * lost_x
-            received[columns] = (weights_x @ terms).double()
-        if same:
-            # the square on the diagonal has both directions in its rows
-            received[: len(queries)] = 0.0
-        column_sums[near] += received * lost_y
+
+    def summed(blocks: list[tuple[slice, Tensor]]) -> Tensor:
+        """Sums of some blocks of rows, entered in ``row_sums``, and their part of those of the columns."""
+        column_sums = torch.zeros_like(q_sorted)
+        room = torch.empty(tallest * COLUMNS_AT_ONCE, dtype=dtype, device=x.device)
+        columns_side: tuple[Tensor, Tensor, Tensor] | None = None
+        for rows, centre in blocks:
+            near = slice(rows.start if same else 0, len(y))
+            queries, weights_x, lost_x = _side(x64[rows] - centre, p_sorted[rows], a_sorted[rows], eps, dtype)
+            if by_tree or columns_side is None:
+                begins = near.start if by_tree else 0
+                columns_side = _side(y64[begins:] - centre, q_sorted[begins:], b_sorted[begins:], eps, dtype)
+            keys, weights_y, lost_y = (part[near.start - begins :] for part in columns_side)
+            keys = keys[:, [*range(x.shape[1]), -1, -2]].T.contiguous()
+            received = torch.zeros_like(lost_y)
+            for first in range(0, keys.shape[1], COLUMNS_AT_ONCE):
+                columns = slice(first, min(first + COLUMNS_AT_ONCE, keys.shape[1]))
+                terms = room[: len(queries) * (columns.stop - first)].view(len(queries), -1)
+                torch.mm(queries, keys[:, columns], out=terms)
+                # below this range exponentials are slow
+                terms.clamp_min_(LOWEST).exp2_()
+                row_sums[rows] += (terms @ weights_y[columns]) * lost_x
+                received[columns] = (weights_x @ terms).double()
+            if same:
+                # the square on the diagonal has both directions in its rows
+                received[: len(queries)] = 0.0
+            column_sums[near] += received * lost_y
+        return column_sums
+
+    column_sums = torch.stack(shared(summed, list(zip(parts, centres, strict=True)), x.device)).sum(dim=0)
     if same:
         row_sums = column_sums = row_sums + column_sums
     rows_of = torch.empty_like(p).index_copy_(0, order, _checked(row_sums, p_sorted))

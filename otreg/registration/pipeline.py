@@ -20,8 +20,8 @@ from otreg.registration.sampling import deformed
 from otreg.registration.settings import COARSE, FINE, FineLevel
 from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
 from otreg.registration.strain import folded_share
-from otreg.registration.together import together
 from otreg.surface import FloatArray, Landmarks
+from otreg.together import together
 
 AFFINE_BLURS = np.geomspace(0.04, 0.006, 12)
 FIRST_BLUR_TO_MISFIT = 2.0

@@ -14,8 +14,8 @@ from otreg.deformations import Deformation
 from otreg.deformations.domain import noted_bounds
 from otreg.quality import evaluate, gate
 from otreg.registration.result import Registration
-from otreg.registration.together import together
 from otreg.surface import Landmarks, Surface
+from otreg.together import together
 
 VERSION = version("otreg")
 

@@ -16,8 +16,8 @@ from otreg.registration.progress import Progress
 from otreg.registration.sampling import Samples, deformed, sample_shape
 from otreg.registration.settings import COARSE, FINE, Settings
 from otreg.registration.strain import deformation_energy
-from otreg.registration.together import together
 from otreg.surface import FloatArray, Landmarks, Surface
+from otreg.together import together
 
 SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
 
