@@ -303,10 +303,17 @@ def _resumed(work: Path, key: str, settings: TemplateSettings) -> State | None:
     with contextlib.suppress(InputError):
         state = State.load(work / "state.h5")
         about = state.about
-        within = about["iteration"] < settings.iterations
-        same_end = about["kind"] == "register" or about["iterations"] == settings.iterations
-        if about["key"] == key and within and (same_end or about["converged"]):
+        if about["key"] != key:
+            return None
+        if about["kind"] == "register":
+            return state if about["iteration"] < settings.iterations else None
+        if about["converged"] or about["iterations"] == settings.iterations:
             return state
+        if about["iteration"] + 1 < settings.iterations:
+            # it had ended without having converged, and may go on now
+            more = {**about, "kind": "register", "iteration": about["iteration"] + 1, "finished": False}
+            more["iterations"] = settings.iterations
+            return _levelled(state, state.shape.points, settings, more)
     return None
 
 

@@ -186,6 +186,18 @@ def test_killed_and_run_again_it_goes_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.shape.points, found.shape.points)
 
 
+def test_more_iterations_go_on_from_where_it_ended(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path, pair(200))
+    strict = dataclasses.replace(ROUGH, tolerance=1e-6)
+    first = template(manifest, tmp_path / "out", settings=strict, workers=1, threads=1)
+    assert not first.report["converged"] and first.report["iterations"] == 1
+    more = dataclasses.replace(strict, iterations=2)
+    found = template(manifest, tmp_path / "out", settings=more, workers=1, threads=1)
+    passes = [one["kind"] for one in found.report["passes"]]
+    assert passes[: len(first.report["passes"])] == [one["kind"] for one in first.report["passes"]]
+    assert passes.count("register") == 2 and found.report["iterations"] == 2
+
+
 @pytest.mark.slow
 def test_a_subject_that_fails_is_named_and_left_out(tmp_path: Path) -> None:
     shapes = pair(200)
