@@ -186,6 +186,7 @@ def test_killed_and_run_again_it_goes_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.shape.points, found.shape.points)
 
 
+@pytest.mark.slow
 def test_more_iterations_go_on_from_where_it_ended(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path, pair(200))
     strict = dataclasses.replace(ROUGH, tolerance=1e-6)
