@@ -98,6 +98,8 @@ def fit_affine(
 class SplineFit(Protocol):
     """A spline of the level's starting points, whose total displacement is fitted again to each match."""
 
+    start: Samples
+
     def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
 
@@ -144,6 +146,13 @@ class CoarseFit:
         self._next, self._updates = self.variances, 0
         self.coefficients = np.zeros_like(self.control_points)
         self._displacement = np.zeros_like(start.points)
+
+    def use(self, start: Samples) -> None:
+        """Go on with other samples of the same shape, as they are at the start of this level."""
+        self.start = start
+        self._at_start = [kernel.float() for kernel in self._kernels(start.points)]
+        kernel = _weighted_sum(self._at_start, self.variances).double()
+        self._displacement = (kernel @ torch.from_numpy(self.coefficients)).numpy()
 
     def _kernels(self, points: FloatArray) -> list[Tensor]:
         squared = torch.from_numpy(cdist(points, self.control_points, "sqeuclidean"))

@@ -16,7 +16,7 @@ from otreg.registration.flowing import lifted
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted
 from otreg.registration.refining import refined
-from otreg.registration.sampling import deformed
+from otreg.registration.sampling import Samples, deformed
 from otreg.registration.settings import COARSE, FINE, FineLevel
 from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
 from otreg.registration.strain import folded_share
@@ -58,6 +58,7 @@ class Pipeline(Stages):
         if preset == "affine":
             self._affine()
         if preset in ("spline", "diffeo"):
+            self.late = self._late_samples()
             start = self._coarse_from_either_start()
             if preset == "diffeo":
                 # The samples for later are made beside the fit that needs none of them.
@@ -180,7 +181,9 @@ class Pipeline(Stages):
         settings = self.settings
         fit = CoarseFit(self.x, COARSE, settings.control_points, settings.strain, settings.independent_points)
         tangential = Trust(settings.tangential_weight) if along is None else along
-        self._level(name, fit, blurs, COARSE.blur_variance, 1.0 / settings.independent_points, tangential)
+        late = None if self.late is None else (self._carried(self.parts, self.late[0]), self.late[1])
+        noise = 1.0 / settings.independent_points
+        self._level(name, fit, blurs, COARSE.blur_variance, noise, tangential, late=late)
         if self.fitted is not None:
             self.fitted = self.fitted._replace(along=along)
 
@@ -240,22 +243,36 @@ class Pipeline(Stages):
         tangential: Trust | float,
         least_gain: float = 0.0,
         flows: bool = False,
+        late: tuple[Samples, Samples] | None = None,
     ) -> None:
-        """Match and fit in turn, up to where the fit would fold; keep it if the held-back points come closer."""
+        """Match and fit in turn, up to where the fit would fold; keep it if the held-back points come closer.
+
+        ``late`` are samples of both shapes, MOVING's as it is at the start, that take the place of the others once
+        blurs are small enough to see them.
+        """
         current, spline, folded, done = self.x, fit.spline(), False, 0
+        fixed, exchanged = self.y, False
         try:
             for blur in blurs:
-                found = self._match(current, float(blur))
+                if (
+                    late is not None
+                    and isinstance(fit, CoarseFit)
+                    and blur < COARSE.late_blur
+                    and not exchanged
+                ):
+                    fit.use(late[0])
+                    current, fixed, exchanged = deformed(late[0], fit.moved(), fit.gradient()), late[1], True
+                found = self._match(current, float(blur), fixed)
                 along = tangential if isinstance(tangential, float) else tangential.after(current, found)
                 residuals = self._residuals(current, found, float(blur), along, blur_variance, noise)
                 fit.update(residuals, found)
                 proposed = fit.spline()
                 gradient = fit.gradient()
-                if folded_share(gradient, self.x.weights) > MOST_FOLDED:
+                if folded_share(gradient, fit.start.weights) > MOST_FOLDED:
                     # finer matches would fold it further
                     folded = True
                     break
-                spline, current = proposed, deformed(self.x, fit.moved(), gradient)
+                spline, current = proposed, deformed(fit.start, fit.moved(), gradient)
                 done += 1
                 self.watch.step(name, residuals.distance * self.length)
         finally:
@@ -272,6 +289,8 @@ class Pipeline(Stages):
                     held = carried(flow, held_x)
             else:
                 held = carried(spline, held_x)
+                if exchanged:
+                    current = carried(spline, x)
             if self._accept(name, held, part, least_gain, stopped_before_folding=folded):
                 self.x = current
                 self.fitted = FittedSpline(spline, x, held_x, blurs[done:] if folded else blurs[:0])

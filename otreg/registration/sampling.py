@@ -29,6 +29,10 @@ class Samples:
         return np.concatenate([self.points, normal_weight * self.normals], axis=1)
 
 
+EVENLY_SPACED = 6000
+"""Most samples that are each put farthest from the others; more are taken from a grid, which is less even."""
+
+
 def farthest_points(points: FloatArray, count: int, seed: int = 0) -> IntArray:
     """Choose ``count`` of ``points`` (N, d), each the farthest from those before it (Gonzalez 1985)."""
     if count >= len(points):
@@ -67,7 +71,7 @@ def thinned(points: FloatArray, count: int) -> IntArray:
 def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
     """Sample ``count`` points evenly over ``surface``, which is scaled to a diameter near one."""
     rng = np.random.default_rng(seed)
-    exact = count <= 6000
+    exact = count <= EVENLY_SPACED
     if surface.has_triangles:
         triangles, barycentric = surface.sample_barycentric((20 if exact else 4) * count, rng)
         points = np.einsum("nk,nkd->nd", barycentric, surface.triangle_corners[triangles])

@@ -19,7 +19,8 @@ class Settings:
     ----------
     points : int
         Points sampled on each shape for the coarse matches; all pairs of them are streamed while blurs are wide.
-        Meshes of more than 20 vertices for each of them get more, at most twice as many.
+        Meshes of more than 20 vertices for each of them get more, at most twice as many. The last of these matches have
+        twice as many, where the meshes have as many vertices.
     fine_points : int
         Most points on each shape for the fine matches, which look at near pairs only.
     control_points : int
@@ -94,12 +95,14 @@ class Settings:
 class CoarseLevel:
     """One spline whose kernel is a sum of Gaussians, matched from a wide blur down to ``last_blur``.
 
-    Each width is half or a quarter of the one before: flows sum such kernels twice as fast.
+    Each width is half or a quarter of the one before: flows sum such kernels twice as fast. From ``late_blur`` on more
+    points are matched, which wide blurs would not see.
     """
 
     widths: tuple[float, ...] = (2.4, 0.6, 0.3, 0.15, 0.075, 0.0375)
     first_blur: float = 0.04
     last_blur: float = 0.005
+    late_blur: float = 0.015
     steps: int = 14
     blur_variance: float = 0.015
 

@@ -13,7 +13,7 @@ from otreg.deformations import Affine, Composite, Deformation, Diffeomorphism, S
 from otreg.registration.fitting import Residuals, carried
 from otreg.registration.matching import Match, match
 from otreg.registration.progress import Progress
-from otreg.registration.sampling import Samples, deformed, sample_shape
+from otreg.registration.sampling import EVENLY_SPACED, Samples, deformed, sample_shape
 from otreg.registration.settings import COARSE, FINE, Settings
 from otreg.registration.strain import deformation_energy
 from otreg.surface import FloatArray, Landmarks, Surface
@@ -23,6 +23,12 @@ SplineOrFlow = TypeVar("SplineOrFlow", Spline, Diffeomorphism)
 
 VERTICES_PER_POINT = 20
 HELD_BACK = 4000
+LATE_POINTS = 2
+"""Times as many points in the last coarse matches as in the first ones, at most."""
+
+LEAST_MORE = 1.2
+"""Times as many points that are worth another sampling."""
+
 UNMATCHED = 0.1
 """Share of its mass below which a point has found no partner."""
 
@@ -84,6 +90,7 @@ class Stages:
         self.parts: list[Deformation] = []
         self.stages: list[dict[str, Any]] = []
         self.fitted: FittedSpline | None = None
+        self.late: tuple[Samples, Samples] | None = None
         self.interrupted = False
         pair = () if landmarks is None else landmarks
         self.marks = [(points.points - self.centre) / self.length for points in pair] or [
@@ -116,6 +123,22 @@ class Stages:
             np.concatenate([samples.weights, nothing[:, 0]]),
         )
 
+    def _late_samples(self) -> tuple[Samples, Samples] | None:
+        """More points on both shapes for the last coarse matches, MOVING's unmoved; None where there are enough.
+
+        No more than there are vertices: between these a mesh shows its facets, and no shape.
+        """
+        vertices = min(len(self.moving), len(self.fixed))
+        # beyond EVENLY_SPACED samples lie less evenly, and help no more
+        count = min(LATE_POINTS * self.points, EVENLY_SPACED, vertices)
+        if count < LEAST_MORE * self.points:
+            return None
+        moving, fixed = together(
+            partial(self._sample_moving, count, self.seed + 7),
+            partial(sample_shape, self.fixed, count, self.seed + 8),
+        )
+        return self._with_marks(moving, self.marks[0]), fixed
+
     def _fine_samples(self) -> tuple[Samples, Samples]:
         """More points on both shapes for the fine levels, never fewer than the coarse ones had; MOVING's unmoved."""
         count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
@@ -136,9 +159,9 @@ class Stages:
                 samples = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
         return samples
 
-    def _match(self, x: Samples, blur: float) -> Match:
-        """Match samples of MOVING to those of FIXED."""
-        return self._match_to(x, self._with_marks(self.y, self.marks[1]), blur)
+    def _match(self, x: Samples, blur: float, y: Samples | None = None) -> Match:
+        """Match samples of MOVING to those of FIXED, ``self.y`` unless others are given."""
+        return self._match_to(x, self._with_marks(self.y if y is None else y, self.marks[1]), blur)
 
     def _match_to(self, x: Samples, y: Samples, blur: float) -> Match:
         """Match all samples but the landmarks, the last rows of both, which know where to go."""

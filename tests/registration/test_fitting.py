@@ -379,3 +379,21 @@ def test_carried_normals_stay_across_carried_tangents() -> None:
         assert ((across * after.normals).sum(axis=1) > 0).all()
     without = start(80, normals=False)
     assert not carried(bend, without).normals.any()
+
+
+def test_a_coarse_fit_goes_on_with_other_samples() -> None:
+    first, others = start(300), start(500)
+    fit = CoarseFit(first, COARSE, 40, 0.1, 1000.0)
+    match = wavy(first)
+    fit.update(Residuals(first, match, BLUR, 0.3), match)
+    spline = fit.spline()
+    fit.use(others)
+    np.testing.assert_allclose(fit.moved(), spline.map(others.points), atol=1e-7)
+    np.testing.assert_allclose(fit.gradient(), spline.jacobian(others.points), atol=1e-5)
+    more = wavy(others)
+    fit.update(Residuals(others, more, BLUR, 0.3), more)
+    # the same control points, variances and targets from the start on
+    whole = CoarseFit(first, COARSE, 40, 0.1, 1000.0)
+    whole.use(others)
+    whole.update(Residuals(others, more, BLUR, 0.3), more)
+    np.testing.assert_allclose(fit.coefficients, whole.coefficients, rtol=1e-6, atol=1e-9)

@@ -13,6 +13,9 @@ import torch
 import otreg
 from otreg import InputError
 from otreg.registration import Registration, pipeline
+from otreg.registration.progress import Progress
+from otreg.registration.settings import Settings
+from otreg.registration.stages import Stages
 from otreg.surface import Surface
 from tests.phantoms import PhantomPair, bean, phantom_pair, random_rotation, sphere_tessellation
 
@@ -300,3 +303,16 @@ def test_what_cannot_be_registered_is_refused(change: str, cure: str) -> None:
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         otreg.register(mesh(1), mesh(2), **options)
+
+
+@pytest.mark.parametrize(("points", "late"), [(300, 600), (500, 700), (650, None)])
+def test_the_last_coarse_matches_have_more_points_but_no_more_than_vertices(
+    points: int, late: int | None
+) -> None:
+    settings = Settings.from_mapping({**FEW, "points": points})
+    stages = Stages(mesh(1), mesh(2), settings, "cpu", 0, Progress(1, None, None))
+    found = stages._late_samples()
+    assert (None if found is None else len(found[0].points)) == late
+    if found is not None:
+        assert len(found[1].points) == late
+        assert abs(found[0].weights.sum() - 1.0) < 1e-9
