@@ -40,7 +40,7 @@ BYTES_PER_POINT = 2e3
 """Of moving and fixed; seen: 500 (spline) to 1,400 (rigid)."""
 
 BYTES_PER_ENTRY = 96.0
-"""For each pair of a sampled point and a control point: six widths, float32, two copies, and twice the points at last."""
+"""For each pair of a sampled point and a control point: six widths, float32, two copies, twice the points at last."""
 
 # what a process that was killed while it wrote leaves behind: see write_run and atomic_path
 _LEFT_BEHIND = re.compile(r"\..+-[a-z0-9_]{8}(-old)?|\.[0-9a-f]{8}\..+")
