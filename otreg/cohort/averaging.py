@@ -34,7 +34,7 @@ from otreg.cohort.pair import ContentHashes
 from otreg.cohort.rows import Manifest
 from otreg.cohort.schedule import Outcome, Scheduler, open_scheduler
 from otreg.cohort.settings import Level, TemplateSettings
-from otreg.cohort.step import FIT, State, across, centroid_size, subject_step
+from otreg.cohort.step import FIT, State, across, apply, centroid_size, pose_of, subject_step
 from otreg.cohort.subjects import Cohort, Subject, check_surfaces, joined, read_subjects
 from otreg.cohort.template_result import TEMPLATE, Template
 from otreg.errors import InputError, OtregError
@@ -177,6 +177,9 @@ class _Run:
         if kind == "refit":
             correction = np.zeros_like(correction)
         moved = state.space.flow(mean).map(state.shape.points + correction)
+        # Momenta also hold what keeps each flow from carrying the shape away as a whole, which does not cancel in
+        # their mean. Where the template lies says nothing about its shape: it stays.
+        moved = apply(pose_of(moved, state.shape.points, state.shape.weights, False), moved)
         if self.settings.similarity:
             sizes = np.array([figures["size"] for _, figures in loaded])
             moved = _resized(moved, state.shape.weights, sizes)
