@@ -9,10 +9,11 @@ from functools import partial
 import numpy as np
 from scipy.spatial import cKDTree
 
-from otreg.deformations import Deformation
+from otreg.deformations import Affine, Deformation
 from otreg.registration.coherence import Trust
 from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, SplineFit, carried, fit_affine
 from otreg.registration.flowing import lifted
+from otreg.registration.polishing import Polisher
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted
 from otreg.registration.refining import refined
@@ -55,6 +56,8 @@ class Pipeline(Stages):
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         self._rigid(preset, landmarks)
         self.watch.step("rigid start")
+        if preset in ("rigid", "similarity") and (landmarks is None or len(landmarks[0]) < 3):
+            self._polish(preset)
         if preset == "affine":
             self._affine()
         if preset in ("spline", "diffeo"):
@@ -90,6 +93,28 @@ class Pipeline(Stages):
         self.x, self.held_x = apply_pose(pose, self.x), apply_pose(pose, self.held_x)
         self.score = self._held_back(self.held_x)
         self._note("rigid start", True, scale=scale)
+
+    def _polish(self, preset: str) -> None:
+        """Bring the surfaces themselves closest; until here samples were, which lie as far apart as their spacing.
+
+        Not where landmarks say the pose, and not before anything deforms.
+        """
+        (start,) = self.parts
+        assert isinstance(start, Affine)
+        matrix = start.matrix.numpy()
+        scale = float(np.cbrt(np.linalg.det(matrix)))
+        translation = (start.translation.numpy() - self.centre + matrix @ self.centre) / self.length
+        pose = scale, matrix / scale, translation
+        shape = self._sample_moving(self.points, self.seed + 1)
+        polisher = Polisher(self.moving, self.fixed, shape, self.y, self.partial)
+        found = polisher.polished(pose, preset == "similarity")
+        scale, rotation, translation = found
+        self.parts = [self._affine_map(scale * rotation, translation, preset)]
+        distances = {
+            "before": polisher.distance(pose) * self.length,
+            "after": polisher.distance(found) * self.length,
+        }
+        self._note("polish", True, scale=scale, distance=distances)
 
     def _affine(self) -> None:
         matrix, translation, current = np.eye(3), np.zeros(3), self.x

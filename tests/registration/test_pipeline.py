@@ -57,7 +57,7 @@ def test_linear_maps_are_recovered(preset: str) -> None:
     moving, fixed = mesh(1), mesh(2)
     fixed = fixed.with_points(fixed.points @ matrix.T + offset)
     found = otreg.register(moving, fixed, preset, settings=QUICK)
-    assert error(found, moving.points @ matrix.T + offset, fixed) < (0.0065 if preset == "affine" else 0.01)
+    assert error(found, moving.points @ matrix.T + offset, fixed) < (0.0065 if preset == "affine" else 5e-4)
     assert found.passed and found.report["preset"] == preset
     gram = found.transform.jacobian(np.zeros((1, 3)))[0]
     assert np.abs(gram - matrix).max() < 0.03
@@ -206,7 +206,8 @@ def test_stages_that_do_not_help_are_dropped_and_named(
     for name, stays in kept.items():
         assert stays != any(f"stage {name} brought" in warning for warning in found.warnings)
     # what is left is the rigid start, which has the same turn and scale everywhere
-    rigid = otreg.register(*shapes, "similarity", settings=FEW)
+    monkeypatch.setattr(pipeline.Pipeline, "_affine", lambda _: None)
+    rigid = otreg.register(*shapes, "affine", settings=FEW)
     assert np.array_equal(found.moved.points, rigid.moved.points)
 
 
@@ -225,9 +226,9 @@ def test_a_fit_that_would_fold_stops_at_the_match_before(
     stages = [stage for stage in found.report["stages"] if stage["stage"].startswith("spline")]
     assert stages and all(stage["stopped_before_folding"] for stage in stages)
     assert (found.transform.jacobian_determinant(shapes[0].points) > 0).all()
-    assert error(found, pair.truth, shapes[1]) < error(
-        otreg.register(*shapes, "similarity", settings=FEW), pair.truth, shapes[1]
-    )
+    monkeypatch.setattr(pipeline.Pipeline, "_affine", lambda _: None)
+    start = otreg.register(*shapes, "affine", settings=FEW)
+    assert error(found, pair.truth, shapes[1]) < error(start, pair.truth, shapes[1])
 
 
 @pytest.mark.parametrize("cheaper", ["rigid", "affine"])
