@@ -96,12 +96,12 @@ def draw_sheet(scene: Scene, ink: tuple[float, float, float] | None = None) -> S
         captions = [panel.caption for panel in panels] if any(panel.caption for panel in panels) else []
         names = scene.views if len(scene.views) > 1 else []
         sheet = layout.compose(images, captions, names, scene.title, scene.background, ink)
-        layout.add_scale(sheet, table[0][0].half_height, scene.unit)
+        after = layout.add_scale(sheet, table[0][0].half_height, scene.unit)
         if scene.colouring is not None:
-            layout.add_legend(sheet, scene.colouring)
+            layout.add_legend(sheet, scene.colouring, after)
         elif len(plain) > 1:
             layout.add_names(
-                sheet, [layer.name for layer in plain], np.array([layer.colour for layer in plain])
+                sheet, [layer.name for layer in plain], np.array([layer.colour for layer in plain]), after
             )
     return sheet
 

@@ -108,25 +108,27 @@ class Layout:
             words = words[:-2].rstrip(" .,…") + "…"
         return words
 
-    def add_scale(self, sheet: Sheet, half_height: float, unit: str) -> None:
-        """Add a bar of a round length in the lower left corner."""
+    def add_scale(self, sheet: Sheet, half_height: float, unit: str) -> float:
+        """Add a bar of a round length in the lower left corner; returns where its label ends."""
         per_pixel = 2 * half_height / self.height
         length = colours.round_length(0.3 * self.panel[0] * per_pixel)
         words = f"{tick_labels([length])[0] if length >= 1e-3 else f'{length:g}'} {unit}".strip()
         top = self.sheet_height - self.foot + 1.3 * self.font
-        sheet.scale_bar(length / per_pixel, words, round(1.5 * self.font), round(top), self.font)
+        return sheet.scale_bar(length / per_pixel, words, round(1.5 * self.font), round(top), self.font)
 
-    def add_names(self, sheet: Sheet, names: Sequence[str], name_colours: FloatArray) -> None:
-        """Names beside their colours, right of the scale bar."""
-        left = round(self.width * (0.36 if self.panels == 1 else 0.3))
+    def add_names(
+        self, sheet: Sheet, names: Sequence[str], name_colours: FloatArray, after: float = 0.0
+    ) -> None:
+        """Names beside their colours, right of ``after``, where the label of the scale bar ends."""
+        left = round(max(self.width * (0.36 if self.panels == 1 else 0.3), after + 1.5 * self.font))
         top = round(self.sheet_height - self.foot + 1.3 * self.font)
         sheet.swatches(names, name_colours, left, self.width - self.font, top, self.font)
 
-    def add_legend(self, sheet: Sheet, colouring: Colouring) -> None:
-        """What colours mean: a colour bar, or the names of labels."""
+    def add_legend(self, sheet: Sheet, colouring: Colouring, after: float = 0.0) -> None:
+        """What colours mean: a colour bar, or the names of labels, right of ``after``."""
         top = self.sheet_height - self.foot + 0.9 * self.font
         if colouring.kind == "categorical":
-            self.add_names(sheet, colouring.names, colouring.label_colours)
+            self.add_names(sheet, colouring.names, colouring.label_colours, after)
             return
         title = f"{colouring.title} ({colouring.unit})" if colouring.unit else colouring.title
         span = self.width * (0.24 if self.panels > 1 else 0.3)

@@ -160,13 +160,15 @@ class Sheet:
             self.fill(x - 0.5, top + thick, 1, 0.3 * size)
             self.text(words, x, top + thick + 0.95 * size, size, anchor="centre")
 
-    def scale_bar(self, length: float, words: str, left: int, top: int, size: int) -> None:
-        """A bar ``length`` pixels long with its label on its right."""
+    def scale_bar(self, length: float, words: str, left: int, top: int, size: int) -> float:
+        """A bar ``length`` pixels long with its label on its right; returns where that ends."""
         thick = max(round(0.22 * size), 2)
         self.fill(left, top - 0.5 * thick, length, thick)
         for end in (left, left + length):
             self.fill(end - 0.5 * thick, top - 0.35 * size, thick, 0.7 * size)
-        self.text(words, left + length + 0.6 * size, top, size)
+        begins = left + length + 0.6 * size
+        self.text(words, begins, top, size)
+        return begins + text_mask(words, size).shape[1]
 
     def swatches(
         self, names: Sequence[str], colours: FloatArray, left: int, right: int, top: int, size: int
