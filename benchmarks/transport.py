@@ -140,6 +140,7 @@ def ours(
 def schedule(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
     """GeomLoss' own loop (symmetric updates, scaling 0.5, no test of convergence) over our softmins."""
     from otreg.reductions import softmin, softmin_pair
+    from otreg.together import together
 
     start = clock(x)
     low, high = torch.minimum(x.amin(0), y.amin(0)), torch.maximum(x.amax(0), y.amax(0))
@@ -152,12 +153,14 @@ def schedule(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
         potentials: tuple[Tensor, Tensor, Tensor, Tensor], now: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         f, g, p, q = potentials
-        cross = softmin_pair(x, y, f, g, a, b, blur=now)
-        return (
-            *cross,
-            softmin_pair(x, x, p, p, a, a, blur=now).to_x,
-            softmin_pair(y, y, q, q, b, b, blur=now).to_x,
+        cross, own = together(
+            lambda: softmin_pair(x, y, f, g, a, b, blur=now),
+            lambda: (
+                softmin_pair(x, x, p, p, a, a, blur=now).to_x,
+                softmin_pair(y, y, q, q, b, b, blur=now).to_x,
+            ),
         )
+        return (*cross, *own)
 
     zero = torch.zeros_like(a), torch.zeros_like(b)
     potentials = updates((*zero, *zero), blurs[0])
