@@ -442,25 +442,3 @@ def test_real_cortex_is_seen_from_its_side(tmp_path: Path) -> None:
     np.testing.assert_allclose(view.up, [0, 0, 1])
     render_surfaces([cortex], tmp_path / "a.png", size=(300, 240))
     assert 0.25 < inked(pixels(tmp_path / "a.png")).mean() < 0.8
-
-
-def test_names_of_labels_begin_after_the_scale_bar() -> None:
-    """Whatever the picture's size and the length of the bar."""
-    from otreg.visualize.layout import Layout
-    from otreg.visualize.sheet import PlacedRectangle, PlacedText
-
-    for width in (400, 900, 1800):
-        layout = Layout.of((width, 500), panels=1, captions=False, title=False, legend=True)
-        for half_height in (7.0, 18.0, 41.0):
-            sheet = layout.compose(
-                [[np.full((layout.height, layout.panel[0], 3), 255, np.uint8)]], [], [], None, (1, 1, 1), None
-            )
-            after = layout.add_scale(sheet, half_height, "mm")
-            layout.add_names(sheet, ["11", "12"], np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), after)
-            words = [one for one in sheet.placed if isinstance(one, PlacedText) and one.words.endswith("mm")]
-            swatches = [
-                one.left
-                for one in sheet.placed
-                if isinstance(one, PlacedRectangle) and max(one.colour) == 1.0
-            ]
-            assert len(words) == 1 and min(swatches) > after > words[0].x
