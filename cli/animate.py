@@ -9,6 +9,7 @@ import click
 
 from .errors import warn
 from .files import check_output_directory, check_output_file
+from .interrupt import Remembered
 from .options import PATH, Names, Size, output_option
 from .output import echo, fields
 from .progress import ProgressLine
@@ -64,10 +65,16 @@ def animate(run: Path, output: Path, quiet: bool, **options: Any) -> None:
 
     from otreg import visualize
 
-    line = ProgressLine(quiet=quiet)
+    line, interrupt = ProgressLine(quiet=quiet), Remembered()
+
+    def told(event: Any) -> None:
+        interrupt.check()
+        line(event)
+
     line.message(f"reading {run}")
     try:
-        made = visualize.animate(run, output, progress=line, **options)
+        with interrupt:
+            made = visualize.animate(run, output, progress=told, **options)
     finally:
         line.clear()
     for warning in made.warnings:

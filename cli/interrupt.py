@@ -49,3 +49,36 @@ class Interruption:
             raise KeyboardInterrupt
         self.asked = True
         say(self.words)
+
+
+class Remembered:
+    """A Ctrl-C that cannot get lost, for work that leaves nothing behind when it is stopped.
+
+    KeyboardInterrupt is raised at once, wherever the program is. Where that is inside a call from C (VTK's observers,
+    a finaliser), Python can only drop it: :meth:`check`, called at every step, raises it again.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was a Ctrl-C."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Remembered:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt

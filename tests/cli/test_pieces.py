@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 from otreg_cli import errors
 from otreg_cli.config import effective, load_config, merge, parse_assignments
 from otreg_cli.files import check_output_directory, check_output_file
-from otreg_cli.interrupt import Interruption
+from otreg_cli.interrupt import Interruption, Remembered
 from otreg_cli.output import fields, number, plain, table
 from otreg_cli.progress import ProgressLine, format_event, format_seconds
 from otreg_cli.quality_table import quality_table
@@ -298,3 +299,15 @@ def test_outputs_that_would_lose_something_are_refused_before_any_work(tmp_path:
     check_output_directory(run, [source])
     with pytest.raises(InputError, match="would be replaced"):
         check_output_directory(run, [run / "moved.ply"])
+
+
+def test_a_swallowed_ctrl_c_is_raised_again_at_the_next_step() -> None:
+    """As where a library calls back from C, and Python can only drop the exception."""
+    before = signal.getsignal(signal.SIGINT)
+    with Remembered() as interrupt:
+        interrupt.check()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+    assert signal.getsignal(signal.SIGINT) is before
