@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from otreg.cohort.momenta import METHOD, MomentaSpace
+from otreg.errors import OtregError
 from otreg.flows.shooting import carry, shoot
 from otreg.surface import FloatArray
 
@@ -192,14 +193,26 @@ class _Problem:
         def momenta() -> Tensor:
             return torch.linalg.solve_triangular(self.factor.T, coordinates, upper=True)
 
+        best, least = coordinates.detach().clone(), float("inf")
+
         def closure() -> Tensor:
+            nonlocal best, least
             optimiser.zero_grad()
             with torch.enable_grad():
                 value = self.value(momenta())
             value.backward()
+            if float(value) < least:
+                best, least = coordinates.detach().clone(), float(value)
             return value.detach()
 
-        optimiser.step(closure)
+        try:
+            optimiser.step(closure)
+        except OtregError:
+            # a step so long that its flow left the finite numbers: what was found before it stays
+            if least == float("inf"):
+                raise
+            with torch.no_grad():
+                coordinates.copy_(best)
         return momenta().detach()
 
 
