@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 from scipy.spatial import cKDTree
 
-from otreg.deformations import Affine, Deformation
+from otreg.deformations import Deformation
 from otreg.registration.coherence import Trust
 from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, SplineFit, carried, fit_affine
 from otreg.registration.flowing import lifted
-from otreg.registration.polishing import Polisher
+from otreg.registration.polishing import Polished, Polisher
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted
 from otreg.registration.refining import refined
@@ -56,8 +56,6 @@ class Pipeline(Stages):
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         self._rigid(preset, landmarks)
         self.watch.step("rigid start")
-        if preset in ("rigid", "similarity") and (landmarks is None or len(landmarks[0]) < 3):
-            self._polish(preset)
         if preset == "affine":
             self._affine()
         if preset in ("spline", "diffeo"):
@@ -81,6 +79,7 @@ class Pipeline(Stages):
 
     def _rigid(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         scaled = preset != "rigid"
+        polished: Polished | None = None
         if landmarks is not None and len(landmarks[0]) >= 3:
             pose = procrustes(self.marks[0], self.marks[1], np.ones(len(self.marks[0])), scaled)
         else:
@@ -88,33 +87,19 @@ class Pipeline(Stages):
             # the size of a part says nothing about that of the whole
             free = scaled and (preset == "similarity" or not self.partial)
             pose = find_pose(shape, self.y, free, self.settings.starts, self.partial)
+            if preset in ("rigid", "similarity"):
+                # samples lie as far apart as their spacing; before anything deforms that is near enough
+                polisher = Polisher(self.moving, self.fixed, shape, self.y, self.partial)
+                polished = polisher.polished(pose, free)
+                pose = polished.pose
         scale, rotation, translation = pose
         self.parts = [self._affine_map(scale * rotation, translation, "similarity" if scaled else "rigid")]
         self.x, self.held_x = apply_pose(pose, self.x), apply_pose(pose, self.held_x)
         self.score = self._held_back(self.held_x)
         self._note("rigid start", True, scale=scale)
-
-    def _polish(self, preset: str) -> None:
-        """Bring the surfaces themselves closest; until here samples were, which lie as far apart as their spacing.
-
-        Not where landmarks say the pose, and not before anything deforms.
-        """
-        (start,) = self.parts
-        assert isinstance(start, Affine)
-        matrix = start.matrix.numpy()
-        scale = float(np.cbrt(np.linalg.det(matrix)))
-        translation = (start.translation.numpy() - self.centre + matrix @ self.centre) / self.length
-        pose = scale, matrix / scale, translation
-        shape = self._sample_moving(self.points, self.seed + 1)
-        polisher = Polisher(self.moving, self.fixed, shape, self.y, self.partial)
-        found = polisher.polished(pose, preset == "similarity")
-        scale, rotation, translation = found
-        self.parts = [self._affine_map(scale * rotation, translation, preset)]
-        distances = {
-            "before": polisher.distance(pose) * self.length,
-            "after": polisher.distance(found) * self.length,
-        }
-        self._note("polish", True, scale=scale, distance=distances)
+        if polished is not None:
+            distances = {"before": polished.before * self.length, "after": polished.after * self.length}
+            self._note("polish", True, distance=distances)
 
     def _affine(self) -> None:
         matrix, translation, current = np.eye(3), np.zeros(3), self.x
@@ -276,17 +261,13 @@ class Pipeline(Stages):
         blurs are small enough to see them.
         """
         current, spline, folded, done = self.x, fit.spline(), False, 0
-        fixed, exchanged = self.y, False
+        fixed = self.y
         try:
             for blur in blurs:
-                if (
-                    late is not None
-                    and isinstance(fit, CoarseFit)
-                    and blur < COARSE.late_blur
-                    and not exchanged
-                ):
+                if late is not None and fixed is self.y and blur < COARSE.late_blur:
+                    assert isinstance(fit, CoarseFit)
                     fit.use(late[0])
-                    current, fixed, exchanged = deformed(late[0], fit.moved(), fit.gradient()), late[1], True
+                    current, fixed = deformed(late[0], fit.moved(), fit.gradient()), late[1]
                 found = self._match(current, float(blur), fixed)
                 along = tangential if isinstance(tangential, float) else tangential.after(current, found)
                 residuals = self._residuals(current, found, float(blur), along, blur_variance, noise)
@@ -314,7 +295,7 @@ class Pipeline(Stages):
                     held = carried(flow, held_x)
             else:
                 held = carried(spline, held_x)
-                if exchanged:
+                if fixed is not self.y:
                     current = carried(spline, x)
             if self._accept(name, held, part, least_gain, stopped_before_folding=folded):
                 self.x = current

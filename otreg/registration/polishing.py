@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -33,6 +35,33 @@ FEWER = 0.75
 """Share of the other side's mean distance below which a side of a partial match is the part."""
 
 
+class Pairs(NamedTuple):
+    """Points of MOVING where a pose brings them, their partners on FIXED, normals there (n, 3), and masses (n,)."""
+
+    points: FloatArray
+    targets: FloatArray
+    normals: FloatArray
+    masses: FloatArray
+
+    @property
+    def distances(self) -> FloatArray:
+        """Between partners, (n,)."""
+        return np.asarray(np.linalg.norm(self.targets - self.points, axis=1), dtype=np.float64)
+
+    @property
+    def mean(self) -> float:
+        """Mean distance, by mass."""
+        return float(self.masses @ self.distances) / float(self.masses.sum())
+
+
+class Polished(NamedTuple):
+    """A pose, and the mean distance to the other surface without and with it."""
+
+    pose: Pose
+    before: float
+    after: float
+
+
 class Polisher:
     """Pose of least distance between samples of each shape and the surface of the other.
 
@@ -54,25 +83,21 @@ class Polisher:
         self.samples = subset(moving_samples, SAMPLES), subset(fixed_samples, SAMPLES)
         self.partial = partial
 
-    def distance(self, pose: Pose) -> float:
-        """Mean distance to the other surface, of both sides or, if partial, of the nearer one."""
-        _, _, _, distances, masses = self._pairs(pose)
-        return float(masses @ distances) / float(masses.sum())
-
-    def polished(self, pose: Pose, scaled: bool) -> Pose:
+    def polished(self, pose: Pose, scaled: bool) -> Polished:
         """Gauss-Newton steps on the distances to tangent planes (Chen & Medioni 1992), weighed to lower their mean.
 
         Both sides are matched (the inverse of a similarity carries FIXED's samples to MOVING's surface), so that
         the scale does not shrink. Weights are reciprocal to the distances, so that what is minimised is their mean and
-        not that of their squares: parts that differ do not pull at those that agree.
+        not that of their squares: a small part that differs pulls little at the rest.
         """
-        best, least, useless = pose, self.distance(pose), 0
+        pairs = self.pairs(pose)
+        before = least = pairs.mean
+        best, useless = pose, 0
         for _ in range(MOST_STEPS):
-            points, targets, normals, distances, masses = self._pairs(pose)
-            weights = masses / (distances + LEAST * float(np.median(distances)) + 1e-15)
-            step = _step(points, targets, normals, weights, scaled)
+            step = _step(pairs, scaled)
             pose = _composed(step, pose)
-            found = self.distance(pose)
+            pairs = self.pairs(pose)
+            found = pairs.mean
             useless = 0 if found < (1.0 - GAIN) * least else useless + 1
             if found < least:
                 best, least = pose, found
@@ -80,10 +105,10 @@ class Polisher:
             change = max(abs(growth - 1.0), float(np.abs(turn - np.eye(3)).max()), float(np.abs(shift).max()))
             if useless == PATIENCE or change < ENOUGH:
                 break
-        return best
+        return Polished(best, before, least)
 
-    def _pairs(self, pose: Pose) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Points of MOVING where the pose brings them, their partners on FIXED, normals, distances and masses."""
+    def pairs(self, pose: Pose) -> Pairs:
+        """Partners of the samples of both sides under a pose; of the nearer side alone, if one is a part."""
         scale, rotation, translation = pose
         moving, fixed = self.samples
         there = scale * moving.points @ rotation.T + translation
@@ -91,20 +116,19 @@ class Polisher:
         back = (fixed.points - translation) @ rotation / scale
         under = self.indices[0].closest(back)
         origin = scale * under.points @ rotation.T + translation
-        normals = (
-            _normals(self.surfaces[1], onto.triangles),
-            _normals(self.surfaces[0], under.triangles) @ rotation.T,
-        )
         sides = [
-            (there, onto.points, normals[0], moving.weights / moving.weights.sum()),
-            (origin, fixed.points, normals[1], fixed.weights / fixed.weights.sum()),
+            Pairs(there, onto.points, _normals(self.surfaces[1], onto.triangles), moving.weights),
+            Pairs(
+                origin,
+                fixed.points,
+                _normals(self.surfaces[0], under.triangles) @ rotation.T,
+                fixed.weights,
+            ),
         ]
-        if self.partial:
-            means = [float(mass @ np.linalg.norm(a - b, axis=1)) for a, b, _, mass in sides]
-            if min(means) < FEWER * max(means):
-                sides = [sides[int(np.argmin(means))]]
-        points, targets, across, masses = (np.concatenate(one) for one in zip(*sides, strict=True))
-        return points, targets, across, np.linalg.norm(targets - points, axis=1), masses
+        nearer, farther = sorted(sides, key=lambda side: side.mean)
+        if self.partial and nearer.mean < FEWER * farther.mean:
+            return nearer
+        return Pairs(*(np.concatenate(both) for both in zip(*sides, strict=True)))
 
 
 def _normals(surface: Surface, triangles: IntArray) -> FloatArray:
@@ -115,10 +139,11 @@ def _normals(surface: Surface, triangles: IntArray) -> FloatArray:
     return unit(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
 
 
-def _step(
-    points: FloatArray, targets: FloatArray, normals: FloatArray, weights: FloatArray, scaled: bool
-) -> Pose:
+def _step(pairs: Pairs, scaled: bool) -> Pose:
     """Small similarity that brings points nearer to the planes through their targets, about their mean."""
+    points, targets, normals, masses = pairs
+    distances = pairs.distances
+    weights = masses / (distances + LEAST * float(np.median(distances)) + 1e-15)
     share = weights / weights.sum()
     centre = share @ points
     offset = points - centre
