@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from otreg.cohort.momenta import METHOD, MomentaSpace
-from otreg.errors import OtregError
+from otreg.errors import IntegrationError
 from otreg.flows.shooting import carry, shoot
 from otreg.surface import FloatArray
 
@@ -180,39 +180,42 @@ class _Problem:
         """Momenta after at most ``steps`` steps of L-BFGS."""
         coordinates = (self.factor.T @ start).requires_grad_()
         scale = float((self.weights * (self.targets - self.points).square().sum(dim=1)).sum())
-        optimiser = torch.optim.LBFGS(
-            [coordinates],
-            max_iter=steps,
-            max_eval=2 * steps,
-            tolerance_grad=0.0,
-            tolerance_change=_TOLERANCE * scale,
-            history_size=min(steps, _HISTORY),
-            line_search_fn="strong_wolfe",
-        )
+        best, least, taken = coordinates.detach().clone(), float("inf"), 0
 
         def momenta() -> Tensor:
             return torch.linalg.solve_triangular(self.factor.T, coordinates, upper=True)
 
-        best, least = coordinates.detach().clone(), float("inf")
-
         def closure() -> Tensor:
-            nonlocal best, least
-            optimiser.zero_grad()
+            nonlocal best, least, taken
+            taken += 1
+            coordinates.grad = None
             with torch.enable_grad():
                 value = self.value(momenta())
             value.backward()
-            if float(value) < least:
-                best, least = coordinates.detach().clone(), float(value)
-            return value.detach()
+            found = value.detach()
+            if float(found) < least:
+                best, least = coordinates.detach().clone(), float(found)
+            return found
 
-        try:
-            optimiser.step(closure)
-        except OtregError:
-            # a step so long that its flow left the finite numbers: what was found before it stays
-            if least == float("inf"):
-                raise
-            with torch.no_grad():
-                coordinates.copy_(best)
+        while taken < 2 * steps:
+            optimiser = torch.optim.LBFGS(
+                [coordinates],
+                max_iter=steps,
+                max_eval=2 * steps - taken,
+                tolerance_grad=0.0,
+                tolerance_change=_TOLERANCE * scale,
+                history_size=min(steps, _HISTORY),
+                line_search_fn="strong_wolfe",
+            )
+            try:
+                optimiser.step(closure)
+                break
+            except IntegrationError:
+                # A step so long that its flow left the finite numbers. A new search begins with a short one.
+                if least == float("inf"):
+                    raise
+                with torch.no_grad():
+                    coordinates.copy_(best)
         return momenta().detach()
 
 

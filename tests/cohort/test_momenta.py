@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otreg.cohort import geodesic
 from otreg.cohort.geodesic import fit_geodesic
 from otreg.cohort.momenta import MomentaSpace, distances
-from otreg.errors import InputError
+from otreg.errors import InputError, IntegrationError
 from tests.cohort.phantoms import bean_space, bean_surface, dense_kernel, random_momenta, shot
 
 
@@ -62,6 +66,37 @@ def test_known_momenta_are_found_again(length: float) -> None:
     assert found.norm == pytest.approx(space.norms(found.momenta)[0])
     images = space.flow(found.momenta).map(shape.points)
     np.testing.assert_allclose(found.residuals, moved - images, atol=1e-9)
+
+
+def test_a_step_that_is_too_long_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a line search leaves the finite numbers, a new one begins at the best so far and gets as far."""
+    shape = bean_surface(300)
+    space = bean_space(shape)
+    (truth,) = random_momenta(space, 1, 8.0, 3)
+    moved = shot(space, truth, shape).points
+    plain = fit_geodesic(space, shape.points, moved, shape.weights)
+    original, calls = geodesic._carried, itertools.count(1)
+
+    def carried(*given: object) -> torch.Tensor:
+        if next(calls) in (4, 9):
+            raise IntegrationError("the flow left the finite numbers")
+        return original(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(geodesic, "_carried", carried)
+    found = fit_geodesic(space, shape.points, moved, shape.weights)
+    assert next(calls) > 10
+    assert space.norms(found.momenta - plain.momenta)[0] < 0.02 * plain.norm
+    assert found.rms < 1.05 * plain.rms
+
+
+def test_targets_out_of_reach_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def carried(*_: object) -> torch.Tensor:
+        raise IntegrationError("the flow left the finite numbers")
+
+    monkeypatch.setattr(geodesic, "_carried", carried)
+    shape = bean_surface(200)
+    with pytest.raises(IntegrationError, match="finite numbers"):
+        fit_geodesic(bean_space(shape), shape.points, shape.points, shape.weights)
 
 
 def test_wrong_targets_bend_the_geodesic_little() -> None:
