@@ -81,8 +81,8 @@ def log_sum_exp_pair(
         for rows, centre in blocks:
             near = slice(rows.start if same else 0, len(y))
             queries, weights_x, lost_x = _side(x64[rows] - centre, p_sorted[rows], a_sorted[rows], eps, dtype)
+            begins = near.start if by_tree else 0
             if by_tree or columns_side is None:
-                begins = near.start if by_tree else 0
                 columns_side = _side(y64[begins:] - centre, q_sorted[begins:], b_sorted[begins:], eps, dtype)
             keys, weights_y, lost_y = (part[near.start - begins :] for part in columns_side)
             keys = keys[:, [*range(x.shape[1]), -1, -2]].T.contiguous()
