@@ -265,6 +265,14 @@ class _Triangles:
         first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
         self._origin, self._first, self._second = corners[:, 0], first, second
         self._dots = np.stack([_dot(first, first), _dot(first, second), _dot(second, second)], axis=1)
+        # the part of the second edge across the first: aa bb - ab², its square times aa, loses all digits on thin ones
+        across = second
+        for _ in range(2):
+            share = np.divide(
+                _dot(first, across), self._dots[:, 0], out=np.zeros(len(first)), where=self._dots[:, 0] > 0
+            )
+            across = across - share[:, None] * first
+        self._across = across
 
     def closest(self, queries: FloatArray, triangles: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Closest point of triangle ``triangles[n]`` to ``queries[n]``: points, distances, barycentric.
@@ -280,11 +288,12 @@ class _Triangles:
         along_first, along_second = _dot(offset, first), _dot(offset, second)
 
         w_third = _clamped_ratio((along_second - along_first) - (ab - aa), aa - 2.0 * ab + bb)
-        determinant = aa * bb - ab * ab
-        safe = np.where(determinant > 0, determinant, 1.0)
-        v_inside = (bb * along_first - ab * along_second) / safe
-        w_inside = (aa * along_second - ab * along_first) / safe
-        inside = (determinant > 0) & (v_inside >= 0) & (w_inside >= 0) & (v_inside + w_inside <= 1)
+        across = self._across[triangles]
+        height = _dot(across, across)
+        has_area = (aa > 0) & (height > 0)
+        w_inside = _dot(offset, across) / np.where(has_area, height, 1.0)
+        v_inside = (along_first - w_inside * ab) / np.where(has_area, aa, 1.0)
+        inside = has_area & (v_inside >= 0) & (w_inside >= 0) & (v_inside + w_inside <= 1)
 
         zero = np.zeros(len(queries))
         best_v, best_w = _clamped_ratio(along_first, aa), zero

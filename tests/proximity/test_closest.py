@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import trimesh
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -81,6 +81,12 @@ point = st.tuples(coordinate, coordinate, coordinate)
 
 
 @settings(max_examples=80, deadline=None)
+@example(
+    # a point inside a triangle ten thousand times longer than wide
+    points=[(0.0, 0.0, 2.0), (-1.0, 0.0, 0.0), (10000.0, 0.0, -1.0)],
+    picks=[(2, 0, 1)],
+    queries=[(0.0, 0.0, 0.0)],
+)
 @given(
     points=st.lists(point, min_size=1, max_size=8),
     picks=st.lists(st.tuples(*[st.integers(0, 7)] * 3), min_size=1, max_size=12),
