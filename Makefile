@@ -63,10 +63,10 @@ lint: $(VENV)/dev.stamp
 # The tests run against the installed package, not against this folder (--import-mode=append in pyproject.toml).
 # A file of tests is one process's, one thread each: all cores are used, and what is timed or weighed stays comparable.
 test: lint $(VENV)/otreg.stamp
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/dev.stamp $(VENV)/otreg.stamp
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 accuracy: $(VENV)/otreg.stamp
 	$(BIN)/python benchmarks/registration.py data
