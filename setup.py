@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["otreg", "otreg.*"]), "otreg_cli"],
     package_dir={"otreg_cli": "cli"},
-    package_data={"otreg": ["py.typed"], "otreg.visualize": ["page/*"]},
+    package_data={"otreg": ["py.typed"], "otreg.reductions": ["*.cu"], "otreg.visualize": ["page/*"]},
 )

@@ -11,10 +11,12 @@ What is measured (``--only``), each case in a process of its own:
     schedule    value and gradient with exactly GeomLoss' schedule and updates, on our sums
     geomloss    SamplesLoss(backend="online"), its defaults: value and gradient, and how converged that is
     multiscale  SamplesLoss(backend="multiscale")
-    keops, flash   our solver on the KeOps engine, and flash-sinkhorn: only with ``--device cuda``
+    keops       our solver on the KeOps engine: only with ``--device cuda``
+    flash, flash_exact   flash-sinkhorn's SamplesLoss, as it comes (TF32) and with ``allow_tf32=False``: likewise
 
 Tools that are not installed, or do not finish within ``--limit`` seconds, are shown so. The first call of
-KeOps tools compiles for 10 to 30 s; it is made beforehand on 100 points and not counted.
+KeOps tools compiles for 10 to 30 s; it is made beforehand on 100 points and not counted. On a GPU a whole call is
+made beforehand too, since kernels are compiled and tuned for each size.
 """
 
 from __future__ import annotations
@@ -36,9 +38,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOOLS = ("ours", "schedule", "geomloss", "multiscale", "keops", "flash")
-NEEDS = {"geomloss": "geomloss", "multiscale": "geomloss", "keops": "pykeops", "flash": "flash_sinkhorn"}
-GPU_ONLY = ("keops", "flash")
+TOOLS = ("ours", "schedule", "geomloss", "multiscale", "keops", "flash", "flash_exact")
+NEEDS = {
+    "geomloss": "geomloss", "multiscale": "geomloss", "keops": "pykeops", "flash": "flash_sinkhorn",
+    "flash_exact": "flash_sinkhorn",
+}  # fmt: skip
+GPU_ONLY = ("keops", "flash", "flash_exact")
 
 
 def shapes(kind: str, count: int, device: str) -> tuple[Tensor, Tensor]:
@@ -83,9 +88,13 @@ def measure(
         "schedule": schedule,
         "geomloss": lambda *given: geomloss(*given, backend="online"),
         "multiscale": lambda *given: geomloss(*given, backend="multiscale"),
-        "flash": flash,
+        "flash": lambda *given: flash(*given, exact=False),
+        "flash_exact": lambda *given: flash(*given, exact=True),
     }[tool]
     run(*small, 0.1)
+    if device == "cuda":
+        run(x, y, blur)
+        torch.cuda.reset_peak_memory_stats()
     before = peak(device)
     found = run(x, y, blur)
     return {**found, "memory_mb": peak(device) - before}
@@ -140,6 +149,7 @@ def ours(
 def schedule(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
     """GeomLoss' own loop (symmetric updates, scaling 0.5, no test of convergence) over our softmins."""
     from otreg.reductions import softmin, softmin_pair
+    from otreg.reductions.engines import get_engine
     from otreg.together import together
 
     start = clock(x)
@@ -148,11 +158,17 @@ def schedule(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
     steps = range(math.ceil(math.log(blur / diameter) / math.log(0.5) - 1e-12))
     blurs = [diameter, *(diameter * 0.5**step for step in steps), blur]
     a, b = (torch.full_like(points[:, 0], 1 / len(points), dtype=torch.float64) for points in (x, y))
+    reduce, log_a, log_b = get_engine("auto", x.device.type), a.log(), b.log()
 
     def updates(
         potentials: tuple[Tensor, Tensor, Tensor, Tensor], now: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         f, g, p, q = potentials
+        if x.is_cuda:
+            eps = now**2
+            fa, gb, pa, qb = log_a + f / eps, log_b + g / eps, log_a + p / eps, log_b + q / eps
+            pairs = ((x, y, gb), (y, x, fa), (x, x, pa), (y, y, qb))
+            return tuple(-eps * reduce(*pair, eps, None)[0] for pair in pairs)
         cross, own = together(
             lambda: softmin_pair(x, y, f, g, a, b, blur=now),
             lambda: (
@@ -187,7 +203,7 @@ def geomloss(x: Tensor, y: Tensor, blur: float, backend: str) -> dict[str, Any]:
     value = SamplesLoss(**settings)(x, y)
     (grad,) = torch.autograd.grad(value, x)
     found = {"seconds": clock(x) - start, "value": float(value.detach()), "gradient_norm": float(grad.norm())}
-    if backend == "online" and len(x) <= 20_000:
+    if backend == "online" and len(x) <= (200_000 if x.is_cuda else 20_000):
         with torch.no_grad():
             f, g = SamplesLoss(**settings, debias=False, potentials=True)(x, y)
             f, g = f.reshape(-1), g.reshape(-1)
@@ -201,15 +217,18 @@ def geomloss(x: Tensor, y: Tensor, blur: float, backend: str) -> dict[str, Any]:
     return found
 
 
-def flash(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
-    """flash-sinkhorn's drop-in for SamplesLoss."""
+def flash(x: Tensor, y: Tensor, blur: float, exact: bool) -> dict[str, Any]:
+    """flash-sinkhorn's drop-in for SamplesLoss, with the conventions of GeomLoss."""
     from flash_sinkhorn import SamplesLoss
 
     x = x.clone().requires_grad_()
     start = clock(x)
-    value = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.5)(x, y)
-    torch.autograd.grad(value, x)
-    return {"seconds": clock(x) - start, "value": float(value.detach())}
+    loss = SamplesLoss(
+        "sinkhorn", p=2, blur=blur, scaling=0.5, debias=True, half_cost=True, allow_tf32=not exact
+    )
+    value = loss(x, y)
+    (grad,) = torch.autograd.grad(value, x)
+    return {"seconds": clock(x) - start, "value": float(value.detach()), "gradient_norm": float(grad.norm())}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,13 +36,16 @@ def together(*tasks: Callable[[], Any]) -> list[Any]:
     Whatever the first task in their order raised, once all have ended.
     """
     threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    # CUDA that is not in use yet is on its first device, and would be started by the question
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     if threads < 2 or len(tasks) < 2:
         return [task() for task in tasks]
 
     def run(task: Callable[[], Any]) -> Any:
-        # Both are settings of a thread, which a new one does not inherit.
+        # All three are settings of a thread, which a new one does not inherit.
         torch.set_num_threads(max(threads // len(tasks), 1))
-        with torch.set_grad_enabled(grad):
+        where = nullcontext() if device is None else torch.cuda.device(device)
+        with torch.set_grad_enabled(grad), where:
             return task()
 
     try:

@@ -20,9 +20,9 @@ from torch.autograd import Function
 from otreg.errors import InputError
 from otreg.reductions import KERNELS, kernel_sum
 from otreg.reductions.checks import positive
-from otreg.reductions.engines import Engine, choose, get_engine
+from otreg.reductions.engines import Engine, choose
+from otreg.reductions.for_problem import engine_for_problem
 from otreg.reductions.gibbs import gibbs_sum
-from otreg.reductions.truncated import TruncatedEngine
 
 ACCURACY = {torch.float32: 1e-7, torch.float64: 1e-13}
 """Share of a row's sum that far pairs may hold and be left out: what the dtype would lose anyway."""
@@ -81,11 +81,7 @@ class Pairing:
 
     def reduction(self, points: Tensor) -> Engine:
         """The engine for points of this kind: a new one each time, since it remembers the points it saw."""
-        device = points.device.type
-        reduce = get_engine(self.engine, device)
-        if choose(self.engine, device) == "fused":
-            return TruncatedEngine(reduce, accuracy=ACCURACY[points.dtype], memory=0)
-        return reduce
+        return engine_for_problem(self.engine, points.device.type, ACCURACY[points.dtype], memory=0)
 
 
 class _GaussianProduct(Function):

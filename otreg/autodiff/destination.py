@@ -103,7 +103,7 @@ def _checked(path: Path) -> Path:
 def _new_file(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A memory map of a new file, on space that the disk has set aside for it."""
     try:
-        kind: Any = torch.empty(0, dtype=dtype).numpy().dtype
+        kind: Any = torch.empty(0, dtype=dtype, device="cpu").numpy().dtype
     except TypeError as error:
         raise InputError(f"{dtype} cannot be kept in a file of NumPy's; let fn return float32") from error
     if 0 in shape:

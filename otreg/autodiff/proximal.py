@@ -201,10 +201,10 @@ def _per_system(gamma: float | Tensor, z: Tensor, axes: tuple[int, ...]) -> Tens
 
 def _compare(problem: _Problem, z: Tensor) -> None:
     """Raise InputError unless ``<A v, w> = <v, Aᴴ w>``, with w that has a part along A v: it weighs every part of v."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def random(like: Tensor) -> Tensor:
-        found = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        found = torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu").to(like.device)
         return found / torch.linalg.vector_norm(found).clamp_min(1.0)
 
     with torch.no_grad():

@@ -34,11 +34,12 @@ class Kept:
             anchor = torch.empty(0, device="cpu", requires_grad=True)
             # autograd refuses to save tensors of inference mode
             plain = (tensor.clone() if tensor.is_inference() else tensor.detach() for tensor in tensors)
-            self._node: Any = _Keep.apply(anchor, *plain).grad_fn
+            # the output, not its node: torch before 2.13 lets a node go, and what it saved, with its last output
+            self._output: Any = _Keep.apply(anchor, *plain)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors, without a graph."""
-        return self._node.saved_tensors
+        return self._output.grad_fn.saved_tensors
 
 
 def version_of(tensor: Tensor) -> int:

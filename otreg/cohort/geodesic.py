@@ -112,7 +112,7 @@ def fit_geodesic(
     kernel = space.kernel
     z, x, y = (torch.from_numpy(np.array(array)) for array in (space.control_points, points, targets))
     mass = torch.from_numpy(np.asarray(weights, dtype=np.float64) / np.sum(weights))
-    identity = torch.eye(len(z), dtype=torch.float64)
+    identity = torch.eye(len(z), dtype=z.dtype, device=z.device)
     with torch.no_grad():
         at_points = kernel.sums(x, z, (0, identity))[0]
         at_controls = kernel.sums(z, z, (0, identity))[0]

@@ -65,7 +65,8 @@ class Affine(Deformation):
     @classmethod
     def identity(cls) -> Affine:
         """Return the map that leaves every point where it is."""
-        return cls(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), "rigid")
+        matrix = torch.eye(3, dtype=torch.float64, device="cpu")
+        return cls(matrix, torch.zeros_like(matrix[0]), "rigid")
 
     @classmethod
     def fit(
@@ -141,9 +142,11 @@ class Affine(Deformation):
 
     def after(self, first: Affine) -> Affine:
         """Return the one affine map that does what ``first`` and then this one do."""
+        # it lies where this one does: the identity that a chain begins with is on the CPU
+        matrix, translation = first.matrix.to(self.matrix.device), first.translation.to(self.matrix.device)
         return Affine(
-            self.matrix @ first.matrix,
-            self.matrix @ first.translation + self.translation,
+            self.matrix @ matrix,
+            self.matrix @ translation + self.translation,
             max(self.kind, first.kind, key=KINDS.index),
             moving_frame=first.moving_frame,
             fixed_frame=self.fixed_frame,

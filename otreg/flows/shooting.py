@@ -60,7 +60,8 @@ class Path:
     @property
     def times(self) -> Tensor:
         """The times of the control points, (2 S + 1,), from 0 to 1."""
-        return torch.linspace(0.0, 1.0, len(self.control_points), dtype=torch.float64)
+        count, device = len(self.control_points), self.control_points.device
+        return torch.linspace(0.0, 1.0, count, dtype=torch.float64, device=device)
 
     @property
     def end(self) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,8 @@ class Kernel(ABC):
         v : array or Tensor, shape (M,) or (M, V)
             Values on y, of the dtype of the points.
         engine : {"auto", "fused", "keops", "blocks"}
-            ``auto`` takes fused attention on a CPU and KeOps on a GPU. What an engine does not know goes
-            through plain chunks.
+            ``auto`` takes the fused engine on a CPU and on CUDA. What an engine does not know goes through plain
+            chunks.
 
         Returns
         -------

@@ -158,7 +158,7 @@ class KernelSystem:
 
 def _regularisation(given: float | Tensor, points: Tensor) -> Tensor:
     """λ as a tensor of the kind of the points, its history kept."""
-    found = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=points.dtype)
+    found = given if isinstance(given, Tensor) else points.new_tensor(given)
     if found.shape not in ((), (len(points),)):
         raise InputError(f"regularisation must have shape () or ({len(points)},), got {tuple(found.shape)}")
     if not found.is_floating_point():

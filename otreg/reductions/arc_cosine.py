@@ -143,7 +143,8 @@ class _AngularSum(Function):
             return keops.pair_sum(unit_x, unit_y, v, *_formula(order, v.dtype))
         total = v.new_zeros(len(unit_x), v.shape[1])
         opposite = -unit_y
-        for part in blocks.chunks(len(unit_x), len(unit_y), blocks.PAIRS_OF_PROFILES):
+        pairs = blocks.pairs_at_once(unit_x, blocks.PAIRS_OF_PROFILES)
+        for part in blocks.chunks(len(unit_x), len(unit_y), pairs):
             near = blocks.squared_distances(unit_x[part], unit_y)
             far = blocks.squared_distances(unit_x[part], opposite)
             total[part] = _profile(near, far, order) @ v

@@ -17,6 +17,9 @@ PAIRS_AT_ONCE = 1 << 20
 PAIRS_OF_PROFILES = 1 << 18
 """The same for functions of many steps, each with an array of its own: measured, twice as quick."""
 
+PAIRS_ON_A_GPU = 1 << 24
+"""The same on a GPU, which wants many at a time to be busy."""
+
 
 def log_sum_exp_mean(
     x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
@@ -49,7 +52,7 @@ def log_sum_exp_mean(
     # The largest weight is taken out in float64, so that a constant in h, however large, costs no precision.
     shift = finite_or_zero(h.max())
     bias = (h - shift).to(x.dtype)
-    for part in chunks(count, len(y)):
+    for part in chunks(count, len(y), pairs_at_once(x, PAIRS_AT_ONCE)):
         scores = squared_distances(x[part], y).mul_(-0.5 / eps).add_(bias)
         top = finite_or_zero(scores.amax(dim=1, keepdim=True))
         weights = scores.sub_(top).exp_()
@@ -63,9 +66,14 @@ def log_sum_exp_mean(
 def radial_sum(x: Tensor, y: Tensor, values: Tensor, radial: Callable[[Tensor], Tensor]) -> Tensor:
     """``Σ_j radial(|x_i - y_j|²) v_j``, shape (N, V), for any function of the squared distance."""
     total = values.new_zeros(len(x), values.shape[1])
-    for part in chunks(len(x), len(y), PAIRS_OF_PROFILES):
+    for part in chunks(len(x), len(y), pairs_at_once(x, PAIRS_OF_PROFILES)):
         total[part] = radial(squared_distances(x[part], y)) @ values
     return total
+
+
+def pairs_at_once(points: Tensor, on_a_cpu: int) -> int:
+    """Pairs to hold at a time where these points are."""
+    return on_a_cpu if points.device.type == "cpu" else PAIRS_ON_A_GPU
 
 
 def chunks(rows: int, columns: int, pairs: int = PAIRS_AT_ONCE) -> list[slice]:

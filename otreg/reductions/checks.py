@@ -19,7 +19,9 @@ def as_tensor(given: Any, name: str) -> Tensor:
     else:
         try:
             array = np.asarray(given)
-            tensor = torch.as_tensor(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
+            whole = np.ascontiguousarray(array) if array.flags.writeable else array.copy()
+            # arrays live on the CPU, whatever the user's default device
+            tensor = torch.as_tensor(whole, device="cpu")
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{name} must be an array of floats, got {type(given).__name__}: {error}"

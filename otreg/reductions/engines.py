@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from torch import Tensor
 
 from otreg.errors import InputError
-from otreg.reductions import blocks, fused, keops
+from otreg.reductions import blocks, cuda, fused, keops
 
 Engine = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], tuple[Tensor, Tensor | None]]
 """``(x, y, h, eps, values) -> (log_sum, mean)``: see :func:`otreg.reductions.blocks.log_sum_exp_mean`."""
 
 ENGINES = ("auto", "fused", "keops", "blocks")
 
+FUSED = ("cpu", "cuda")
+"""Where the fused engine runs."""
+
 
 def choose(engine: str, device_type: str) -> str:
     """Name the engine to use on this kind of device.
 
-    ``auto`` takes the environment variable ``OTREG_ENGINE`` if it is set; else ``fused`` on a CPU, and
-    elsewhere ``keops`` where pykeops is installed or ``blocks`` where it is not.
+    ``auto`` takes the environment variable ``OTREG_ENGINE`` if it is set; else ``fused`` on a CPU and on CUDA, and
+    ``blocks`` elsewhere.
 
     Raises
     ------
@@ -35,11 +37,11 @@ def choose(engine: str, device_type: str) -> str:
     if engine not in ENGINES:
         raise InputError(f"unknown {asked}: use one of {', '.join(ENGINES)}")
     if engine == "auto":
-        if device_type == "cpu":
-            return "fused"
-        return "keops" if find_spec("pykeops") is not None else "blocks"
-    if engine == "fused" and device_type != "cpu":
-        raise InputError(f"{asked} runs on a CPU only, but the points are on {device_type}: use 'auto'")
+        return "fused" if device_type in FUSED else "blocks"
+    if engine == "fused" and device_type not in FUSED:
+        raise InputError(
+            f"{asked} runs on CPUs and CUDA only, but the points are on {device_type}: use 'auto'"
+        )
     if engine == "keops":
         keops.require()
     return engine
@@ -49,7 +51,7 @@ def get_engine(engine: str, device_type: str) -> Engine:
     """Return the reduction of the engine that :func:`choose` names."""
     name = choose(engine, device_type)
     return {
-        "fused": fused.log_sum_exp_mean,
+        "fused": cuda.log_sum_exp_mean if device_type == "cuda" else fused.log_sum_exp_mean,
         "keops": keops.log_sum_exp_mean,
         "blocks": blocks.log_sum_exp_mean,
     }[name]

@@ -124,7 +124,7 @@ def softmin_pair(
         Weights, 1 by default, not negative.
     blur : float
     engine : {"auto", "fused", "keops", "blocks"}
-        The fused engine shares the exponentials of both directions; the others sum twice.
+        The fused engine shares the exponentials of both directions on a CPU; the others sum twice.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def softmin_pair(
         weights_x = one_x if a is None else _vector(a, x, "a", negative=False)
         weights_y = one_y if b is None else _vector(b, y, "b", negative=False)
         reduce = get_engine(engine, x.device.type)
-        if choose(engine, x.device.type) == "fused":
+        if x.device.type == "cpu" and choose(engine, "cpu") == "fused":
             rows, columns = mutual.log_sum_exp_pair(x, y, p, q, weights_x, weights_y, eps, reduce)
         else:
             rows = reduce(x, y, q + logarithm(weights_y), eps, None)[0]

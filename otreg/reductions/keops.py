@@ -1,4 +1,4 @@
-"""The engine for GPUs: KeOps lazy tensors, compiled once per formula.
+"""The engine that takes any formula: KeOps lazy tensors, compiled once for each.
 
 pykeops is imported at the first use. Dimensions and channels are padded to a few sizes, so that a whole
 registration needs a handful of formulas. What KeOps says while it compiles goes to the error stream.

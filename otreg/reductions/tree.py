@@ -57,7 +57,9 @@ def build_tree(points: Tensor) -> Tree:
     repeated = order >= count
     # The places to fill repeat points spread over the whole set, so that no leaf is made of repetitions
     # alone.
-    order[count:] = torch.linspace(0, count - 1, padded - count, device=points.device).long()
+    order[count:] = torch.linspace(
+        0, count - 1, padded - count, dtype=torch.float64, device=points.device
+    ).long()
     order, repeated = order[None], repeated[None]
     for _ in range(depth):
         groups = points[order]

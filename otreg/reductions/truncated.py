@@ -24,6 +24,7 @@ from torch import Tensor
 from otreg.reductions.blocks import chunks
 from otreg.reductions.engines import Engine
 from otreg.reductions.fused import ABSENT, attention
+from otreg.reductions.remembering import Remembering
 from otreg.reductions.stored import StoredKernel, store_all
 from otreg.reductions.tiles import Batch, Cloud, leaf_logs, make_cloud, reduce_tiles
 from otreg.reductions.tree import Tree
@@ -94,7 +95,7 @@ class Choice:
         return refined
 
 
-class TruncatedEngine:
+class TruncatedEngine(Remembering):
     """An engine (:data:`otreg.reductions.engines.Engine`) that leaves out pairs of no consequence.
 
     It remembers trees and choices between calls, so one instance should live as long as one problem. Sums
@@ -112,8 +113,8 @@ class TruncatedEngine:
     """
 
     def __init__(self, dense: Engine, accuracy: float = 1e-5, memory: int = MEMORY) -> None:
+        super().__init__()
         self.dense, self.accuracy, self.memory = dense, accuracy, memory
-        self._points: dict[tuple[int, ...], Tensor] = {}
         self._clouds: dict[tuple[int, ...], Cloud] = {}
         self._choices: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, Choice]] = {}
 
@@ -123,7 +124,7 @@ class TruncatedEngine:
         """Reduce over j; see :func:`otreg.reductions.blocks.log_sum_exp_mean` for the contract."""
         if len(x) == 0 or not bool(torch.isfinite(h).any()):
             return self.dense(x, y, h, eps, values)
-        key = (self._key(x), self._key(y))
+        key = (self.key(x), self.key(y))
         made_for, choice = self._choices.get(key, (0.0, None))
         if choice is not None and made_for == eps:
             logs, mean = self._again(choice, x, y, h, eps, values)
@@ -150,21 +151,14 @@ class TruncatedEngine:
             choice.stored = None
 
     def release(self, *clouds: Tensor) -> None:
-        """Free the trees of these points and all choices among them: for those not asked for again."""
-        gone = {self._key(points) for points in clouds}
+        """Free the trees of these points and all choices among them."""
+        gone = self.dropped(clouds)
         for key in gone:
-            self._points.pop(key)
             self._clouds.pop(key, None)
         self._choices = {pair: made for pair, made in self._choices.items() if not gone.intersection(pair)}
 
-    def _key(self, points: Tensor) -> tuple[int, ...]:
-        key = (points.data_ptr(), *points.shape, *points.stride(), points._version)
-        # kept, so that no other points take the same place in memory
-        self._points.setdefault(key, points.detach())
-        return key
-
     def _cloud(self, points: Tensor) -> Cloud:
-        key = self._key(points)
+        key = self.key(points)
         if key not in self._clouds:
             self._clouds[key] = make_cloud(points.detach())
         return self._clouds[key]

@@ -170,7 +170,7 @@ class CoarseFit:
         count = basis.shape[1]
         wanted = residuals.mass[:, None] * residuals.apply(match.targets - self.start.points)
         right = (basis.T @ torch.from_numpy(wanted).float()).double()
-        system = torch.empty((3, count, 3, count), dtype=torch.float64)
+        system = right.new_empty((3, count, 3, count))
         for row in range(3):
             for column in range(row + 1):
                 entry = torch.from_numpy(residuals.mass * residuals.entry(row, column)).float()
@@ -192,7 +192,7 @@ class CoarseFit:
 
     def _likelier(self, coefficients: Tensor, factor: Tensor, spread: Tensor) -> FloatArray:
         """Variances nearer to their maximum of the restricted likelihood; ``spread`` is S in the solver's basis."""
-        inner = 3.0 * torch.eye(len(spread), dtype=spread.dtype) - spread
+        inner = 3.0 * torch.eye(len(spread), dtype=spread.dtype, device=spread.device) - spread
         half = torch.linalg.solve_triangular(factor.T, inner, upper=True)
         expected = torch.linalg.solve_triangular(factor.T, half.T, upper=True)
         seen = coefficients @ coefficients.T

@@ -48,8 +48,8 @@ def lifted(spline: Spline) -> Diffeomorphism:
             points, spline.coefficients.detach()[None], widths, spline.kernel, amplitudes, 1, METHOD
         )
     kernel = MixedKernel(spline.kernel, widths, amplitudes)
-    displacement = torch.as_tensor(spline.map(points)) - points
-    identity = torch.eye(len(points), dtype=points.dtype)
+    displacement = spline.map(points) - points
+    identity = torch.eye(len(points), dtype=points.dtype, device=points.device)
     here, momenta = points, []
     for interval in range(INTERVALS):
         goal = points + displacement * ((interval + 1) / INTERVALS)

@@ -29,6 +29,7 @@ class SparseMatrix:
                 torch.from_numpy(rows.indices.astype(np.int32)),
                 torch.from_numpy(rows.data),
                 size=rows.shape,
+                device="cpu",
                 check_invariants=False,
             )
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from otreg.errors import ConvergenceWarning, InputError
 from otreg.reductions.checks import as_tensor, finite, positive
-from otreg.reductions.engines import Engine, choose, get_engine
-from otreg.reductions.truncated import TruncatedEngine
+from otreg.reductions.engines import Engine
+from otreg.reductions.for_problem import engine_for_problem
 from otreg.transport.gradients import Solved, transport_value
 from otreg.transport.result import TransportResult
 from otreg.transport.schedule import annealing
@@ -117,10 +117,7 @@ def solve(
         else:
             start_blur = plain.blur if init is not None else max(plain.diameter, plain.blur)
         blurs = annealing(start_blur, plain.blur, scaling)
-        name, device = choose(engine, plain.x.device.type), plain.x.device.type
-        reduce: Engine = get_engine(name, device)
-        if name == "fused":
-            reduce = TruncatedEngine(reduce, accuracy=min(1e-5, 1e-2 * tol))
+        reduce = engine_for_problem(engine, plain.x.device.type, accuracy=min(1e-5, 1e-2 * tol))
         solution = solve_pair(plain, reduce, blurs, start, tol, max_iterations)
         solved = Solved(plain, solution, reduce).with_sums(follow["x"], follow["y"])
         own: tuple[Solved, ...] = ()

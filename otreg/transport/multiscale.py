@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from otreg.reductions.engines import Engine
+from otreg.reductions.remembering import Remembering
 from otreg.reductions.tree import Tree, build_tree, coarsen
-from otreg.reductions.truncated import TruncatedEngine
 from otreg.transport.validation import Problem
 
 SMALLEST_PROBLEM = 4_000_000
@@ -67,13 +67,13 @@ def stages(problem: Problem, reduce: Engine, blurs: list[float], warm: bool) -> 
 
 def release(reduce: Engine, done: Stage) -> None:
     """Let the engine free what it knows of the clusters of a stage."""
-    if isinstance(reduce, TruncatedEngine):
+    if isinstance(reduce, Remembering):
         reduce.release(done.problem.x, done.problem.y)
 
 
 def _tree(problem: Problem, reduce: Engine, first: bool) -> Tree:
     points = problem.x if first else problem.y
-    return reduce.tree(points) if isinstance(reduce, TruncatedEngine) else build_tree(points)
+    return reduce.tree(points) if isinstance(reduce, Remembering) else build_tree(points)
 
 
 def _coarse(problem: Problem, tree_x: Tree, tree_y: Tree, depth: int) -> tuple[Problem, float]:

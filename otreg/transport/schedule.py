@@ -77,6 +77,16 @@ class Anderson:
         scale = normal.diagonal().clamp_min(torch.finfo(normal.dtype).tiny).rsqrt()
         normal = scale[:, None] * normal * scale
         normal = normal + 1e-9 * torch.eye(len(normal), dtype=normal.dtype, device=normal.device)
-        weights = scale * torch.linalg.solve(normal, scale * (differences.T @ residuals[:, -1]))
+        right = scale * (differences.T @ residuals[:, -1])
+        weights = scale * solve_small(normal, right)
         accelerated = image - (images[:, 1:] - images[:, :-1]) @ weights
         return accelerated if bool(torch.isfinite(accelerated).all()) else image
+
+
+def solve_small(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solution of a small dense system, found on a CPU wherever the system lies.
+
+    A GPU is slower at one of a few columns than the way there and back, and torch loads its library for them at the
+    first call: by two threads at once, as stages of a registration run, that fails (pytorch issue 90613).
+    """
+    return torch.linalg.solve(matrix.cpu(), right.cpu()).to(matrix.device)

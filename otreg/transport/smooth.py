@@ -13,6 +13,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from otreg.transport.schedule import solve_small
+
 LARGEST_STEP = 3.0
 """Largest change of f, in units of eps, that the quadratic model is trusted with."""
 
@@ -58,7 +60,7 @@ class SmoothModes:
         ridge = hessian.diagonal().mean() * 1e-9
         hessian = hessian + ridge * torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
         right = torch.cat([torch.zeros_like(missing), missing])
-        change = self.on_x @ torch.linalg.solve(hessian, right)[: self.on_x.shape[1]]
+        change = self.on_x @ solve_small(hessian, right)[: self.on_x.shape[1]]
         change = change * (LARGEST_STEP / change.abs().amax().clamp_min(LARGEST_STEP))
         return torch.where(torch.isfinite(change), change, torch.zeros_like(change))
 

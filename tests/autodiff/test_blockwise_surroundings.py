@@ -24,7 +24,7 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def slope(value: Tensor, x: Tensor) -> Tensor:
-    cotangent = torch.cos(torch.arange(value.numel())).view(value.shape).to(value.dtype)
+    cotangent = torch.cos(torch.arange(value.numel())).view(value.shape).to(value)
     return torch.autograd.grad(value, x, cotangent, retain_graph=True)[0]
 
 

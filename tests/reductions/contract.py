@@ -29,19 +29,24 @@ class EngineContract:
     """Tests that an engine inherits."""
 
     engine: str
+    device: str = "cpu"
     dimensions: tuple[int, ...] = (1, 2, 3, 5, 8, 16, 20)
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
     channels: tuple[int, ...] = (1, 3, 70)
     blurs: tuple[float, ...] = (0.02, 0.3, 50.0)
 
+    def cloud(self, count: int, dimension: int, dtype: torch.dtype, seed: int) -> Tensor:
+        """:func:`cloud` on the device of this engine."""
+        return cloud(count, dimension, dtype, seed).to(self.device)
+
     def test_values_match_the_dense_reference(self) -> None:
         for dtype in self.dtypes:
             for dimension in self.dimensions:
                 for blur in self.blurs:
-                    x, y = cloud(37, dimension, dtype, 1), cloud(53, dimension, dtype, 2)
-                    g = 0.3 * torch.randn(53, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-                    b = torch.rand(53, generator=torch.Generator().manual_seed(4), dtype=torch.float64) + 0.1
-                    v = cloud(53, 3, dtype, 5)
+                    x, y = self.cloud(37, dimension, dtype, 1), self.cloud(53, dimension, dtype, 2)
+                    g = 0.3 * self.cloud(53, 1, torch.float64, 3)[:, 0]
+                    b = self.cloud(53, 1, torch.float64, 4)[:, 0].cos() + 1.1
+                    v = self.cloud(53, 3, dtype, 5)
                     value, mean = softmin(x, y, g, b, blur=blur, values=v, engine=self.engine)
                     expected, expected_mean = dense_softmin(x, y, g, b, blur, v)
                     assert value.dtype == torch.float64 and mean.dtype == dtype
@@ -54,10 +59,10 @@ class EngineContract:
 
     def test_channels_and_shapes(self) -> None:
         dtype = self.dtypes[-1]
-        x, y = cloud(11, 3, dtype, 1), cloud(7, 3, dtype, 2)
+        x, y = self.cloud(11, 3, dtype, 1), self.cloud(7, 3, dtype, 2)
         weights = torch.exp(-(x[:, None] - y[None]).square().sum(dim=2) / (2 * 0.7**2))
         for channels in self.channels:
-            v = cloud(7, channels, dtype, 3)
+            v = self.cloud(7, channels, dtype, 3)
             total = kernel_sum(x, y, v, width=0.7, engine=self.engine)
             assert total.shape == (11, channels) and total.dtype == dtype
             assert torch.allclose(total, weights @ v, rtol=1e-5, atol=1e-5)
@@ -67,15 +72,15 @@ class EngineContract:
 
     def test_gradients_match_autograd_of_the_dense_reference(self) -> None:
         dtype = self.dtypes[-1]
-        x, y, v = cloud(9, 3, dtype, 1), cloud(8, 3, dtype, 2), cloud(8, 1, dtype, 3)
+        x, y, v = self.cloud(9, 3, dtype, 1), self.cloud(8, 3, dtype, 2), self.cloud(8, 1, dtype, 3)
         g, b = (
-            torch.linspace(-0.2, 0.2, 8, dtype=torch.float64),
-            torch.linspace(0.5, 1.5, 8, dtype=torch.float64),
+            torch.linspace(-0.2, 0.2, 8, dtype=torch.float64, device=self.device),
+            torch.linspace(0.5, 1.5, 8, dtype=torch.float64, device=self.device),
         )
         inputs = [tensor.requires_grad_() for tensor in (x, y, g, b, v)]
         ours = softmin(x, y, g, b, blur=0.8, values=v, engine=self.engine)
         theirs = dense_softmin(x, y, g, b, 0.8, v)
-        cotangent = torch.linspace(-1, 1, 9, dtype=torch.float64)
+        cotangent = torch.linspace(-1, 1, 9, dtype=torch.float64, device=self.device)
 
         def scalar(pair: tuple[Tensor, Tensor]) -> Tensor:
             return (pair[0] * cotangent).sum() + (pair[1][:, 0].double() * cotangent.cos()).sum()
@@ -92,8 +97,8 @@ class EngineContract:
 
     def test_points_without_weight_are_left_out(self) -> None:
         dtype = self.dtypes[-1]
-        x, y = cloud(6, 3, dtype, 1), cloud(9, 3, dtype, 2)
-        b = torch.ones(9, dtype=torch.float64)
+        x, y = self.cloud(6, 3, dtype, 1), self.cloud(9, 3, dtype, 2)
+        b = torch.ones(9, dtype=torch.float64, device=self.device)
         b[::2] = 0.0
         value, mean = softmin(x, y, None, b, blur=0.5, values=y, engine=self.engine)
         kept, kept_mean = softmin(x, y[1::2], blur=0.5, values=y[1::2], engine=self.engine)
@@ -101,10 +106,10 @@ class EngineContract:
 
     def test_nothing_to_sum(self) -> None:
         dtype = self.dtypes[-1]
-        x, y = cloud(4, 3, dtype, 1), cloud(5, 3, dtype, 2)
+        x, y = self.cloud(4, 3, dtype, 1), self.cloud(5, 3, dtype, 2)
         for value, mean in (
             softmin(x, y[:0], blur=0.5, values=y[:0], engine=self.engine),
-            softmin(x, y, None, torch.zeros(5), blur=0.5, values=y, engine=self.engine),
+            softmin(x, y, None, torch.zeros(5, device=self.device), blur=0.5, values=y, engine=self.engine),
         ):
             assert bool(torch.isposinf(value).all()) and not bool(mean.any())
         assert softmin(x[:0], y, blur=0.5, engine=self.engine).value.shape == (0,)
@@ -112,7 +117,8 @@ class EngineContract:
 
     def test_one_point(self) -> None:
         dtype = self.dtypes[-1]
-        x, y = torch.zeros(1, 3, dtype=dtype), torch.ones(1, 3, dtype=dtype)
+        x = torch.zeros(1, 3, dtype=dtype, device=self.device)
+        y = x + 1
         value, mean = softmin(x, y, blur=0.01, values=y, engine=self.engine)
         assert float(value) == pytest.approx(1.5, rel=1e-6) and torch.allclose(mean, y)
 
@@ -120,7 +126,7 @@ class EngineContract:
         from otreg.reductions.engines import choose
 
         monkeypatch.setenv("OTREG_ENGINE", self.engine)
-        assert choose("auto", "cpu") == self.engine
+        assert choose("auto", self.device) == self.engine
         assert choose("blocks", "cpu") == "blocks"
         monkeypatch.setenv("OTREG_ENGINE", "nonsense")
         with pytest.raises(InputError, match="OTREG_ENGINE"):

@@ -46,8 +46,8 @@ class TestFused(EngineContract):
         assert fused.is_available("cpu")
 
     def test_elsewhere_it_says_what_to_do(self) -> None:
-        with pytest.raises(InputError, match="CPU only"):
-            choose("fused", "cuda")
+        with pytest.raises(InputError, match="CPUs and CUDA only"):
+            choose("fused", "mps")
 
 
 class TestKeops(EngineContract):

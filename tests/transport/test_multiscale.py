@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from otreg.reductions.engines import get_engine
 from otreg.transport import front, multiscale, solve
 from otreg.transport.result import TransportResult
 from tests.transport.support import bent_sphere, uniform
@@ -17,7 +18,9 @@ def plain(monkeypatch: pytest.MonkeyPatch, *arguments: object, **settings: objec
     """Solve with all pairs at every blur."""
     with monkeypatch.context() as patch:
         patch.setattr(multiscale, "SMALLEST_PROBLEM", 1 << 60)
-        patch.setattr(front, "TruncatedEngine", lambda dense, accuracy: dense)
+        patch.setattr(
+            front, "engine_for_problem", lambda engine, device, accuracy: get_engine(engine, device)
+        )
         return solve(*arguments, **settings)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,42 @@
+"""Engines that live as long as one problem, and know its points again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from otreg.reductions.tree import Tree
+
+
+class Remembering(ABC):
+    """Tells clouds of points apart by their place in memory, which it keeps from being used again."""
+
+    def __init__(self) -> None:
+        self._points: dict[tuple[int, ...], Tensor] = {}
+
+    def key(self, points: Tensor) -> tuple[int, ...]:
+        """A name for these points, as long as nobody writes to them."""
+        key = (points.data_ptr(), *points.shape, *points.stride(), points._version)
+        # kept, so that no other points take the same place in memory
+        self._points.setdefault(key, points.detach())
+        return key
+
+    def dropped(self, clouds: Iterable[Tensor]) -> set[tuple[int, ...]]:
+        """The names of these points, which from now on are not kept."""
+        gone = {self.key(points) for points in clouds}
+        for key in gone:
+            self._points.pop(key)
+        return gone
+
+    @abstractmethod
+    def tree(self, points: Tensor) -> Tree:
+        """The tree of these points, built once."""
+
+    @abstractmethod
+    def release(self, *clouds: Tensor) -> None:
+        """Free what is known of these points: for those not asked for again."""
+
+    def forget(self) -> None:  # noqa: B027
+        """Free what makes a second sum over the same pairs quicker."""
