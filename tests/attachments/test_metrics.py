@@ -14,6 +14,7 @@ from otreg import InputError, Surface
 from otreg.attachments import MMD, Current, Diracs, KernelAttachment, Shape, Varifold, pairing
 from otreg.attachments.pairing import Pairing
 from otreg.reductions import truncated
+from otreg.reductions.engines import get_engine
 from tests.attachments.cases import as_surface, organ, plate, sphere
 from tests.attachments.reference import KERNELS, kernel_value
 
@@ -53,7 +54,9 @@ def test_engines_and_left_out_pairs_agree(monkeypatch: pytest.MonkeyPatch, engin
     fixed, moving = organ(4, 1), organ(4, 2)
     monkeypatch.setattr(truncated, "SMALLEST_PROBLEM", 1)
     found, gradient = value_and_gradient(KINDS[gamma](fixed, 0.9, engine=engine), moving)
-    monkeypatch.setattr(pairing, "TruncatedEngine", lambda dense, **_: dense)
+    monkeypatch.setattr(
+        pairing, "engine_for_problem", lambda engine, device, *_, **__: get_engine(engine, device)
+    )
     expected, expected_gradient = value_and_gradient(KINDS[gamma](fixed, 0.9, engine="fused"), moving)
     assert found == pytest.approx(expected, rel=1e-9)
     assert float((gradient - expected_gradient).norm() / expected_gradient.norm()) < 1e-9
