@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small phantom, affine maps")
     quick = parser.parse_args().quick
     preset = "affine" if quick else "spline"
-    settings = {"points": 300, "starts": 20} if quick else {"points": 1000, "fine_points": 3000}
+    settings = {"points": 200, "starts": 10} if quick else {"points": 1000, "fine_points": 3000}
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -51,6 +51,7 @@ def main() -> None:
                 preset=preset,
                 settings=settings,
                 workers=1,
+                threads=1 if quick else None,
                 **more,  # type: ignore[arg-type]
             )
 

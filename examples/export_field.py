@@ -31,7 +31,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     settings = {"points": 800, "fine_points": 2000, "control_points": 100}
     if quick:
-        settings = {"points": 300, "fine_points": 600, "control_points": 60}
+        settings = {"points": 300, "fine_points": 600, "control_points": 20, "starts": 20}
     moving = otreg.read(DATA / "cerebellum_suit.surf.gii")
     fixed = otreg.read(DATA / "cerebellum_mnisymc.surf.gii")
     marks = otreg.read_landmarks(DATA / "cerebellum_suit_landmarks.csv")

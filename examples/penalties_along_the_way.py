@@ -116,8 +116,8 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer pictures, layers, channels and steps")
     quick = parser.parse_args().quick
-    count, size, layers, channels = (32, 64, 6, 12) if quick else (64, 96, 8, 16)
-    steps = 3
+    count, size, layers, channels = (16, 64, 6, 12) if quick else (64, 96, 8, 16)
+    steps = 2 if quick else 3
     activation = count * channels * size * size * 4 / 2**20
     print(
         f"{count} pictures of {size}x{size}, {layers} layers of {channels} channels: {activation:.0f} MB a layer"

@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a rougher registration and small pictures")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
-    settings = {"points": 300, "fine_points": 600, "control_points": 60} if arguments.quick else None
+    rough = {"points": 300, "fine_points": 600, "control_points": 20, "starts": 20}
+    settings = rough if arguments.quick else None
 
     moving, fixed = otreg.read(DATA / "metacarpal_1.vtk"), otreg.read(DATA / "metacarpal_2.stl")
     preset = "spline" if arguments.quick else "diffeo"
@@ -63,10 +64,9 @@ def main() -> None:
                 width, height = figure.size
                 figure.size = (max(width // 3, 240), max(height // 3, 160))
             path = figure.save(folder / f"{name}.png")
-            inked = (figure.image() < 250).any(axis=2).mean()
-            print(
-                f"{path.name}: {figure.image().shape[1]} x {figure.image().shape[0]}, {100 * inked:.0f} % drawn"
-            )
+            image = figure.image()
+            inked = (image < 250).any(axis=2).mean()
+            print(f"{path.name}: {image.shape[1]} x {image.shape[0]}, {100 * inked:.0f} % drawn")
             assert inked > 0.02
 
     # A figure is plain data: it can be changed before it is saved.

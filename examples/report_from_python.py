@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a rougher registration")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
-    settings = {"points": 300, "fine_points": 600, "control_points": 60} if arguments.quick else None
+    rough = {"points": 300, "fine_points": 600, "control_points": 20, "starts": 20}
+    settings = rough if arguments.quick else None
 
     moving, fixed = otreg.read(DATA / "metacarpal_1.vtk"), otreg.read(DATA / "metacarpal_2.stl")
     preset = "spline" if arguments.quick else "diffeo"

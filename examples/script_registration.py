@@ -27,7 +27,7 @@ def main() -> None:
     # Fewer points than by default, so that this is soon done: leave settings out for the closest fit.
     settings = {"points": 800, "fine_points": 2000, "control_points": 100}
     if quick:
-        settings = {"points": 300, "fine_points": 600, "control_points": 60}
+        settings = {"points": 300, "fine_points": 600, "control_points": 20, "starts": 20}
     preset = "spline" if quick else "diffeo"
 
     moving, fixed = (

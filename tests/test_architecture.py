@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -66,11 +67,23 @@ def part_of(name: tuple[str, ...]) -> str | None:
     return name[1] if name[0] == "otreg" and len(name) > 1 else None
 
 
+@functools.cache
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Parsed once: every rule below goes through all files."""
+    return ast.parse(text_of(path))
+
+
+@functools.cache
 def imported_names(path: Path) -> list[tuple[int, tuple[str, ...]]]:
     """Every import of a file, at any depth, as (line, absolute dotted name in parts)."""
     package = module_name(path) if path.name == "__init__.py" else module_name(path)[:-1]
     found: list[tuple[int, tuple[str, ...]]] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found += [(node.lineno, tuple(alias.name.split("."))) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -104,7 +117,7 @@ def test_imports_run_downwards(path: Path) -> None:
 def imports_when_loaded(path: Path) -> list[tuple[int, str]]:
     """Top-level packages that a file imports when it is loaded: not inside functions or TYPE_CHECKING."""
     found: list[tuple[int, str]] = []
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    waiting: list[ast.AST] = [tree_of(path)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -178,13 +191,13 @@ assert before == after, [k for k, (a, b) in enumerate(zip(before, after)) if a !
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_too_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+    assert len(text_of(path).splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_read_from_a_file_is_executed(path: Path) -> None:
     """No pickle, eval or exec, in any disguise that numpy and torch offer."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for line, name in imported_names(path):
         assert name[0] not in forbidden, f"{path}:{line}: {name[0]}"
@@ -203,11 +216,10 @@ def test_nothing_read_from_a_file_is_executed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_bare_except_and_nothing_left_to_do(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         bare = isinstance(node, ast.ExceptHandler) and node.type is None
         assert not bare, f"{path}: a bare except"
-    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
+    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text_of(path))
 
 
 def test_every_public_name_of_the_front_door_exists() -> None:

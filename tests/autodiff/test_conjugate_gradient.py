@@ -69,7 +69,7 @@ def test_equals_a_dense_solve(form: str, dtype: torch.dtype, columns: tuple[int,
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_first_and_second_derivatives(dtype: torch.dtype) -> None:
-    b, root = numbers(4, 2, dtype=dtype).requires_grad_(), numbers(4, 4, dtype=dtype).requires_grad_()
+    b, root = numbers(3, 2, dtype=dtype).requires_grad_(), numbers(3, 3, dtype=dtype).requires_grad_()
     shift = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
     def of_function(b: Tensor, root: Tensor, shift: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def test_first_and_second_derivatives(dtype: torch.dtype) -> None:
         )
 
     def of_tensor(b: Tensor, root: Tensor) -> Tensor:
-        return conjugate_gradient(root @ root.mH + torch.eye(4, dtype=dtype), b, tol=1e-13)
+        return conjugate_gradient(root @ root.mH + torch.eye(3, dtype=dtype), b, tol=1e-13)
 
     for function, inputs in ((of_function, (b, root, shift)), (of_tensor, (b, root))):
         assert gradcheck(function, inputs)

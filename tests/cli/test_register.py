@@ -28,6 +28,12 @@ from .support import (
     write_ply,
 )
 
+# fewer points than the defaults, where what is tested is what happens around a registration
+FEW = tuple(
+    word
+    for name in ("points=300", "fine_points=600", "control_points=20", "starts=20")
+    for word in ("--set", name)
+)
 RUN_FILES = ["config.toml", "moved.ply", "report.json", "transform.h5"]
 
 
@@ -47,8 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A finished run with the default preset."""
-    done = otreg("register", "moving.ply", "fixed.ply", "-o", "run", cwd=folder)
+    """A finished run with the default preset, at fewer points than the default."""
+    done = otreg("register", "moving.ply", "fixed.ply", "-o", "run", *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "before" in done.stdout and "after" in done.stdout
     for name in RUN_FILES:
@@ -80,7 +86,7 @@ def test_the_same_configuration_gives_the_same_result(run: Path, folder: Path) -
 
 
 def test_json_and_quiet_and_an_earlier_run_is_replaced(folder: Path) -> None:
-    arguments = ("register", "moving.ply", "fixed.ply", "-o", "rigid", "--preset", "rigid")
+    arguments = ("register", "moving.ply", "fixed.ply", "-o", "rigid", "--preset", "rigid", *FEW)
     report = json.loads(succeed(*arguments, "--json", "--landmarks", "moving.csv", "fixed.csv", cwd=folder))
     assert report["quality"]["after"]["landmarks"]["count"] == len(bean(3)[0][::80])
     assert report == json.loads((folder / "rigid" / "report.json").read_text())
@@ -148,9 +154,8 @@ def test_render_makes_a_picture(run: Path, folder: Path) -> None:
 def test_a_known_frame_is_checked_when_a_transform_is_applied(folder: Path) -> None:
     for name in ("moving", "fixed"):
         succeed("convert", folder / f"{name}.ply", folder / f"{name}-ras.vtk", "--from-frame", "RAS")
-    done = otreg(
-        "register", "moving-ras.vtk", "fixed-ras.vtk", "-o", "ras", "--preset", "rigid", "--quiet", cwd=folder
-    )
+    arguments = ("register", "moving-ras.vtk", "fixed-ras.vtk", "-o", "ras", "--preset", "rigid", "--quiet")
+    done = otreg(*arguments, *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     succeed("convert", folder / "moving-ras.vtk", folder / "moving-lps.vtk", "--frame", "LPS")
     line = refused("apply", folder / "ras", folder / "moving-lps.vtk", "-o", folder / "wrong.vtk")
@@ -162,7 +167,8 @@ def test_a_result_that_does_not_fit_ends_with_3_and_is_written(folder: Path, tmp
     # a flat plate cannot become a bean by rotation and offset
     points, triangles = bean(3)
     plate = write_ply(tmp_path / "plate.ply", points * [1.0, 1.0, 0.02] * [0.3, 3.0, 1.0], triangles)
-    done = otreg("register", plate, folder / "fixed.ply", "-o", tmp_path / "run", "--preset", "rigid")
+    arguments = ("register", plate, folder / "fixed.ply", "-o", tmp_path / "run", "--preset", "rigid", *FEW)
+    done = otreg(*arguments)
     assert done.returncode == 3, done.stderr
     assert "quality gate failed" in done.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == RUN_FILES
@@ -198,7 +204,7 @@ def _read_until(master: int, word: str, process: subprocess.Popen[str], limit: f
 
 @pytest.fixture(scope="module")
 def large(folder: Path) -> Path:
-    points, triangles = bean(5)
+    points, triangles = bean(4)
     write_ply(folder / "large-moving.ply", points, triangles)
     write_ply(folder / "large-fixed.ply", smooth_map(points), triangles)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -118,28 +119,30 @@ def test_results_are_loaded_as_they_were_saved(study: Path, tmp_path: Path) -> N
         BatchResult.load(tmp_path / "copy")
 
 
-def test_only_what_is_missing_or_changed_runs_again(tmp_path: Path) -> None:
-    manifest = write_study(tmp_path)
-    out = tmp_path / "out"
-    assert batch(manifest, out, **QUICK).about["ran"] == 3  # type: ignore[arg-type]
+def test_only_what_is_missing_or_changed_runs_again(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path, dirs_exist_ok=True)  # what was found there counts here: contents decide
+    manifest, out, options = tmp_path / "pairs.csv", tmp_path / "out", {**QUICK, "preset": "affine"}
     first = times(out)
-    assert batch(manifest, out, **QUICK).about["ran"] == 0  # type: ignore[arg-type]
+    assert len(first) == 3
+    assert batch(manifest, out, **options).about["ran"] == 0  # type: ignore[arg-type]
     assert times(out) == first
 
     before = package.read(tmp_path / "s1.ply")
     write_ply(tmp_path / "s1.ply", before.points * 1.01, before.triangles)
     (out / "s2" / "report.json").unlink()  # as no kill of ours would leave it
     with pytest.raises(ManifestError, match="s2: is there, and no case of a batch"):
-        batch(manifest, out, **QUICK)  # type: ignore[arg-type]
+        batch(manifest, out, **options)  # type: ignore[arg-type]
     for path in (out / "s2").iterdir():
         path.unlink()
-    result = batch(manifest, out, **QUICK)  # type: ignore[arg-type]
+    result = batch(manifest, out, **options)  # type: ignore[arg-type]
     second = times(out)
     assert result.about["ran"] == 2 and result.passed
     assert second["s0"] == first["s0"] and second["s1"] > first["s1"] and second["s2"] > first["s2"]
     assert len(list((out / "thumbnails").iterdir())) == 3
 
-    assert batch(manifest, out, seed=1, **QUICK).about["ran"] == 3  # type: ignore[arg-type]
+    # with another seed nothing of it is done
+    stopped = batch(manifest, out, seed=1, stop=lambda: True, **options)  # type: ignore[arg-type]
+    assert [one.status for one in stopped.results] == ["waiting"] * 3
 
 
 def test_a_failed_case_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_a_failed_case_stops_no_other_and_is_tried_again(tmp_path: Path) -> None
     page = (out / "overview.html").read_text()
     assert page.index(">s1<") < page.index(">s0<") and "no such file" in page
     (tmp_path / "s1.ply").write_bytes(kept)
-    again = batch(manifest, out, **QUICK)  # type: ignore[arg-type]
+    again = batch(manifest, out, overview=False, **QUICK)  # type: ignore[arg-type]
     assert again.about["ran"] == 1 and again.passed
 
 
@@ -176,6 +179,7 @@ def test_memory_and_stop(study: Path, tmp_path: Path) -> None:
         study / "pairs.csv",
         tmp_path / "stopped",
         stop=lambda: any((tmp_path / "stopped").glob("*/report.json")),
+        overview=False,
         **QUICK,  # type: ignore[arg-type]
     )
     assert [one.status for one in stopped.results].count("waiting") >= 1
@@ -204,7 +208,7 @@ def test_folders_that_are_not_ours_or_in_use_are_refused(study: Path, tmp_path: 
 
 
 def test_killed_in_mid_run_and_resumed(tmp_path: Path) -> None:
-    write_study(tmp_path, subjects=4)
+    write_study(tmp_path)
     arguments = ("batch", "pairs.csv", "-o", "out", "--preset", "affine", "--workers", "1", "--threads", "1")
     leader = subprocess.Popen(
         command(*arguments),
@@ -214,13 +218,13 @@ def test_killed_in_mid_run_and_resumed(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while len(times(tmp_path / "out")) < 2:
+    while not times(tmp_path / "out"):
         assert leader.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     leader.send_signal(signal.SIGKILL)
     leader.wait()
     before = times(tmp_path / "out")
-    assert 2 <= len(before) < 4
+    assert 1 <= len(before) < 3
     for name in before:  # what is there is whole
         assert sorted(path.name for path in (tmp_path / "out" / name).iterdir()) == RUN_FILES
         package.load_transform(tmp_path / "out" / name / "transform.h5")
@@ -229,12 +233,12 @@ def test_killed_in_mid_run_and_resumed(tmp_path: Path) -> None:
     summary = json.loads(done.stdout)
     after = times(tmp_path / "out")
     # the worker may have ended one more case before it saw that its leader was gone
-    assert len(after) == 4 and summary["ran"] in (4 - len(before), 3 - len(before)) and summary["passed"] == 4
+    assert len(after) == 3 and summary["ran"] in (3 - len(before), 2 - len(before)) and summary["passed"] == 3
     assert {name: after[name] for name in before} == before
     assert not [
         path for path in (tmp_path / "out").iterdir() if path.name.startswith(".") and path.name != MARKER
     ]
-    assert len(list((tmp_path / "out" / "thumbnails").iterdir())) == 4
+    assert len(list((tmp_path / "out" / "thumbnails").iterdir())) == 3
 
 
 def test_a_cluster_gives_the_same_results_although_it_loses_a_worker(study: Path, tmp_path: Path) -> None:
@@ -251,7 +255,13 @@ def test_a_cluster_gives_the_same_results_although_it_loses_a_worker(study: Path
             return False
 
         result = batch(
-            study / "pairs.csv", out, preset="affine", scheduler=str(cluster.file), threads=1, stop=kill_one
+            study / "pairs.csv",
+            out,
+            preset="affine",
+            scheduler=str(cluster.file),
+            threads=1,
+            overview=False,  # without pictures, workers need not load VTK
+            stop=kill_one,
         )
         assert killed and len(cluster.living()) == 1
     assert result.passed and result.about["ran"] == 3
