@@ -185,8 +185,10 @@ def schedule(x: Tensor, y: Tensor, blur: float) -> dict[str, Any]:
         potentials = tuple(0.5 * (old + other) for old, other in zip(potentials, new, strict=True))
     f, g, p, q = updates(potentials, blur)
     value = (f - p).mean() + (g - q).mean()
-    to_y = softmin(x, y, potentials[1], b, blur=blur, values=y).mean
-    to_x = softmin(x, x, potentials[2], a, blur=blur, values=x).mean
+    to_y, to_x = together(
+        lambda: softmin(x, y, potentials[1], b, blur=blur, values=y).mean,
+        lambda: softmin(x, x, potentials[2], a, blur=blur, values=x).mean,
+    )
     grad = a[:, None] * (to_x - to_y)
     return {"seconds": clock(x) - start, "value": float(value), "gradient_norm": float(grad.norm())}
 
