@@ -44,6 +44,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     assert "otreg/py.typed" in names
     page = {str(path.relative_to(ROOT)) for path in (ROOT / "otreg" / "visualize" / "page").iterdir()}
     assert "otreg/visualize/page/viewer.js" in page and page <= names
+    assert "otreg/reductions/softmin.cu" in names, "what the fused engine compiles on a GPU"
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"otreg", "otreg_cli"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
