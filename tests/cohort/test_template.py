@@ -243,7 +243,10 @@ def test_structures_share_one_deformation_and_sizes_can_be_taken_out(tmp_path: P
             row[f"surface_{structure}"] = str(tmp_path / f"{name}_{structure}.vtk")
             otreg.write(part, row[f"surface_{structure}"])
         rows.append(row)
-    settings = dataclasses.replace(ROUGH, similarity=True)
+    # two shapes at once want more control points than one
+    settings = dataclasses.replace(
+        ROUGH, similarity=True, control_points=25, stiffness=TemplateSettings().stiffness
+    )
     found = template(rows, tmp_path / "out", settings=settings, workers=1, threads=1)
     assert found.structures == ("one", "two")
     assert {name: len(part) for name, part in found.parts.items()} == {"one": 250, "two": 200}
