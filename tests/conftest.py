@@ -1,8 +1,10 @@
-"""The order of the files: those that take minutes begin first, so that no core waits for the last of them."""
+"""What all tests share: the order of the files, the longest first, so that no core waits for the last of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,3 +27,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture
+def settings_of_the_caller_stay() -> Iterator[None]:
+    """Whatever runs, the caller's device, dtype, random numbers and switches stay as they were."""
+
+    import torch
+
+    def settings() -> tuple[Any, ...]:
+        return (
+            torch.cuda.current_device(),
+            torch.cuda.current_stream(),
+            torch.cuda.get_rng_state().tolist(),
+            torch.get_rng_state().tolist(),
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+    before = settings()
+    yield
+    assert settings() == before

@@ -5,7 +5,7 @@ No test needs vtk, so that this file runs where only torch, NumPy, SciPy and h5p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +42,10 @@ from tests.transport.support import bent_sphere, uniform
 DEVICE = "cuda"
 DEVICES = ("cpu", DEVICE)
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
-
-@pytest.fixture(autouse=True)
-def _settings_of_the_caller() -> Iterator[None]:
-    """Whatever runs, the caller's device, dtype, random numbers and switches stay as they were."""
-
-    def settings() -> tuple[Any, ...]:
-        return (
-            torch.cuda.current_device(),
-            torch.cuda.current_stream(),
-            torch.cuda.get_rng_state().tolist(),
-            torch.get_rng_state().tolist(),
-            torch.get_default_dtype(),
-            torch.get_default_device(),
-            torch.is_grad_enabled(),
-            torch.get_num_threads(),
-            torch.get_float32_matmul_precision(),
-            torch.are_deterministic_algorithms_enabled(),
-        )
-
-    before = settings()
-    yield
-    assert settings() == before
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.usefixtures("settings_of_the_caller_stay"),
+]
 
 
 def on(device: str, *tensors: Tensor) -> list[Tensor]:

@@ -131,3 +131,17 @@ class EngineContract:
         monkeypatch.setenv("OTREG_ENGINE", "nonsense")
         with pytest.raises(InputError, match="OTREG_ENGINE"):
             choose("auto", "cpu")
+
+
+class KeopsContract(EngineContract):
+    """Kept to the three formulas of one dtype, since each takes many seconds to compile the first time."""
+
+    engine = "keops"
+    dimensions = (2, 3)
+    dtypes = (torch.float64,)
+    channels = (1, 3, 10)
+    blurs = (0.02, 50.0)
+
+    @pytest.fixture(autouse=True)
+    def _needs_pykeops(self) -> None:
+        pytest.importorskip("pykeops", reason="pykeops is not installed")

@@ -11,7 +11,7 @@ from torch import Tensor
 from otreg.reductions import blocks, cuda, nvrtc, softmin
 from otreg.reductions.engines import choose
 from otreg.transport import solve
-from tests.reductions.contract import EngineContract
+from tests.reductions.contract import EngineContract, KeopsContract
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -43,17 +43,8 @@ class TestBlocksOnCuda(EngineContract):
 
 
 @needs_gpu
-class TestKeopsOnCuda(EngineContract):
-    engine = "keops"
+class TestKeopsOnCuda(KeopsContract):
     device = "cuda"
-    dimensions = (2, 3)
-    dtypes = (torch.float64,)
-    channels = (1, 3, 10)
-    blurs = (0.02, 50.0)
-
-    @pytest.fixture(autouse=True)
-    def _needs_pykeops(self) -> None:
-        pytest.importorskip("pykeops", reason="pykeops is not installed")
 
 
 def sphere(count: int, seed: int) -> Tensor:

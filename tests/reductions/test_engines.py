@@ -11,7 +11,7 @@ import torch
 from otreg.errors import InputError
 from otreg.reductions import fused, kernel_sum, softmin
 from otreg.reductions.engines import choose
-from tests.reductions.contract import EngineContract, cloud
+from tests.reductions.contract import EngineContract, KeopsContract, cloud
 
 
 class TestBlocks(EngineContract):
@@ -50,19 +50,7 @@ class TestFused(EngineContract):
             choose("fused", "mps")
 
 
-class TestKeops(EngineContract):
-    """Kept to the three formulas of one dtype, since each takes many seconds to compile the first time."""
-
-    engine = "keops"
-    dimensions = (2, 3)
-    dtypes = (torch.float64,)
-    channels = (1, 3, 10)
-    blurs = (0.02, 50.0)
-
-    @pytest.fixture(autouse=True)
-    def _needs_pykeops(self) -> None:
-        pytest.importorskip("pykeops", reason="pykeops is not installed")
-
+class TestKeops(KeopsContract):
     def test_nothing_reaches_stdout(self) -> None:
         code = (
             "import torch; from otreg.reductions import softmin\n"

@@ -9,7 +9,6 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +25,10 @@ QUICK = {"points": 1000, "fine_points": 4000, "control_points": 120, "starts": 4
 FEW = {"points": 400, "fine_points": 800, "control_points": 60, "starts": 30}
 FEWEST = {"points": 200, "fine_points": 400, "control_points": 30, "starts": 20}
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
-
-@pytest.fixture(autouse=True)
-def _settings_of_the_caller() -> Iterator[None]:
-    """Whatever runs, the caller's device, dtype, random numbers and switches stay as they were."""
-
-    def settings() -> tuple[Any, ...]:
-        return (
-            torch.cuda.current_device(),
-            torch.cuda.current_stream(),
-            torch.cuda.get_rng_state().tolist(),
-            torch.get_rng_state().tolist(),
-            torch.get_default_dtype(),
-            torch.get_default_device(),
-            torch.is_grad_enabled(),
-            torch.get_num_threads(),
-            torch.get_float32_matmul_precision(),
-            torch.are_deterministic_algorithms_enabled(),
-        )
-
-    before = settings()
-    yield
-    assert settings() == before
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.usefixtures("settings_of_the_caller_stay"),
+]
 
 
 @pytest.fixture(scope="module")
