@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from otreg.reductions import blocks, nvrtc
+from otreg.reductions.padding import padded, size_for
 from otreg.reductions.remembering import Remembering
 from otreg.reductions.tree import Tree, build_tree
 
@@ -116,12 +117,12 @@ def is_available(device: int) -> bool:
                 for one, other in zip(found, wanted, strict=True):
                     assert one is not None and other is not None
                     if not torch.allclose(one.double(), other, rtol=tolerance, atol=10 * tolerance):
-                        return False
+                        raise RuntimeError("it gives wrong sums on a known case")
     except torch.cuda.OutOfMemoryError:
         raise
     except (OSError, RuntimeError, AttributeError) as error:
         warnings.warn(
-            f"sums over pairs run in plain torch, many times slower: their CUDA kernel cannot be compiled ({error})",
+            f"sums over pairs run in plain torch, many times slower: their CUDA kernel cannot be used ({error})",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -151,10 +152,9 @@ class SortedEngine(Remembering):
         if len(x) * len(y) < SMALLEST_TO_SORT or not usable(x, y):
             return log_sum_exp_mean(x, y, h, eps, values)
         rows, columns, count = self._in_order(x), self._in_order(y), _rows(x, values)
-        exact = x.dtype == torch.float64 or rows.radius + columns.radius <= LARGEST_TILE_TO_BLUR * math.sqrt(
-            eps
-        )
-        sorting = Sorting(rows.places, columns.places, columns.boxes, exact)
+        small = rows.radius + columns.radius <= LARGEST_TILE_TO_BLUR * math.sqrt(eps)
+        local = small or x.dtype == torch.float64
+        sorting = Sorting(rows.places, columns.places, columns.boxes, local)
         skipping = None
         if len(x) * len(y) >= SMALLEST_TO_SKIP and len(y) > TILE:
             skipping = _skipping(rows, columns, h[columns.order], eps, 32 * count)
@@ -178,7 +178,7 @@ class SortedEngine(Remembering):
         if key not in self._sorted:
             tree = self.tree(points)
             order = tree.order[~tree.repeated]
-            in_order = _padded(points.detach()[order], DIMENSIONS)
+            in_order = _in_sizes(points.detach()[order], DIMENSIONS)
             boxes = _boxes(in_order, TILE)
             radius = 0.5 * float((boxes[:, 1] - boxes[:, 0]).norm(dim=1).max())
             self._sorted[key] = Sorted(in_order, order, order.int(), boxes, radius)
@@ -206,8 +206,8 @@ def _boxes(points: Tensor, size: int) -> Tensor:
 
 def _rows(points: Tensor, values: Tensor | None) -> int:
     """Rows that a thread holds: as many as its registers take."""
-    dimension = _size(points.shape[1], DIMENSIONS)
-    channels = 0 if values is None else _size(min(values.shape[1], CHANNELS[-1]), CHANNELS)
+    dimension = size_for(points.shape[1], DIMENSIONS)
+    channels = 0 if values is None else size_for(min(values.shape[1], CHANNELS[-1]), CHANNELS)
     if dimension <= 3:
         return 4 if channels <= 4 else 2
     return 2 if dimension <= 6 and channels <= 4 else 1
@@ -230,8 +230,8 @@ def _reduce(
         return parts[0][0], torch.cat([mean for _, mean in parts if mean is not None], dim=1)
     with torch.cuda.device(x.device):
         device = torch.cuda.current_device()
-        padded_x, padded_y = _padded(x.detach(), DIMENSIONS), _padded(y.detach(), DIMENSIONS)
-        padded_values = None if values is None else _padded(values.detach(), CHANNELS)
+        padded_x, padded_y = _in_sizes(x.detach(), DIMENSIONS), _in_sizes(y.detach(), DIMENSIONS)
+        padded_values = None if values is None else _in_sizes(values.detach(), CHANNELS)
         dimension = padded_x.shape[1]
         channels = 0 if padded_values is None else padded_values.shape[1]
         local = sorting is not None and sorting.local
@@ -294,14 +294,5 @@ def _in_groups(rows: Tensor, size: int) -> Tensor:
     return rows.reshape(-1, size, *rows.shape[1:])
 
 
-def _size(needed: int, sizes: tuple[int, ...]) -> int:
-    return next(size for size in sizes if size >= needed)
-
-
-def _padded(rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    width = _size(rows.shape[1], sizes)
-    if rows.shape[1] == width:
-        return rows.contiguous()
-    padded = rows.new_zeros(len(rows), width)
-    padded[:, : rows.shape[1]] = rows
-    return padded
+def _in_sizes(rows: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    return padded(rows, size_for(rows.shape[1], sizes))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from otreg.errors import InputError
 from otreg.reductions.fused import ABSENT
+from otreg.reductions.padding import padded, size_for
 
 DIMENSIONS = (3, 6, 12, 24, 48)
 CHANNELS = (4, 16, 64)
@@ -38,13 +39,13 @@ def log_sum_exp_mean(
     bias = (h - shift).clamp_min_(ABSENT).to(x.dtype)[:, None]
     # The origin does not matter to differences, but float32 coordinates far from it would.
     centre = y.mean(dim=0)
-    dimension = _size(x.shape[1], DIMENSIONS)
-    arrays = [_padded(x - centre, dimension), _padded(y - centre, dimension), bias]
+    dimension = size_for(x.shape[1], DIMENSIONS)
+    arrays = [padded(x - centre, dimension), padded(y - centre, dimension), bias]
     arrays.append(torch.tensor([0.5 / eps], dtype=x.dtype, device=x.device))
     width = 0
     if values is not None:
-        width = _size(values.shape[1], CHANNELS)
-        arrays.append(_padded(values, width))
+        width = size_for(values.shape[1], CHANNELS)
+        arrays.append(padded(values, width))
     with quietly():
         reduced = _formula(dimension, width)(*arrays)
     top, total = reduced[:, :1].double(), reduced[:, 1:2]
@@ -71,12 +72,12 @@ def pair_sum(x: Tensor, y: Tensor, values: Tensor, formula: str, constants: tupl
     if values.shape[1] > CHANNELS[-1]:
         parts = values.tensor_split(-(-values.shape[1] // CHANNELS[-1]), dim=1)
         return torch.cat([pair_sum(x, y, part, formula, constants) for part in parts], dim=1)
-    dimension, width = _size(x.shape[1], DIMENSIONS), _size(values.shape[1], CHANNELS)
+    dimension, width = size_for(x.shape[1], DIMENSIONS), size_for(values.shape[1], CHANNELS)
     aliases = (f"p=Vi({dimension})", f"q=Vj({dimension})", f"w=Pm({len(constants)})", f"v=Vj({width})")
     with quietly():
         reduce = _genred(f"({formula})*v", aliases, "Sum", None)
         weight = torch.tensor(constants, dtype=x.dtype, device=x.device)
-        total = reduce(_padded(x, dimension), _padded(y, dimension), weight, _padded(values, width))
+        total = reduce(padded(x, dimension), padded(y, dimension), weight, padded(values, width))
     return total[:, : values.shape[1]]
 
 
@@ -118,13 +119,3 @@ def _genred(formula: str, aliases: tuple[str, ...], operation: str, weight: str 
 
     extra = {} if weight is None else {"formula2": weight}
     return Genred(formula, list(aliases), reduction_op=operation, axis=1, **extra)
-
-
-def _size(needed: int, sizes: tuple[int, ...]) -> int:
-    return next((size for size in sizes if size >= needed), needed)
-
-
-def _padded(rows: Tensor, width: int) -> Tensor:
-    padded = rows.new_zeros(len(rows), width)
-    padded[:, : rows.shape[1]] = rows
-    return padded
