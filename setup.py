@@ -1,8 +1,22 @@
 """What pyproject.toml cannot say: the folder ``cli`` is installed as the package ``otreg_cli``."""
 
-from setuptools import find_packages, setup
+import sys
+
+from setuptools import Extension, find_packages, setup
+
+# Plain C, called through ctypes. Optional: without a compiler, or with one that knows no vector types, sums over pairs
+# go through torch, with the same results.
+softmin = Extension(
+    "otreg.reductions._softmin",
+    ["otreg/reductions/softmin.c"],
+    depends=["otreg/reductions/softmin_rows.h", "otreg/reductions/softmin_problem.h"],
+    extra_compile_args=["-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
+    libraries=[] if sys.platform == "win32" else ["m"],
+    optional=True,
+)
 
 setup(
+    ext_modules=[softmin],
     packages=[*find_packages(include=["otreg", "otreg.*"]), "otreg_cli"],
     package_dir={"otreg_cli": "cli"},
     package_data={"otreg": ["py.typed"], "otreg.reductions": ["*.cu"], "otreg.visualize": ["page/*"]},

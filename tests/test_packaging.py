@@ -20,17 +20,24 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("wheel"), {})
+
+
+def built(folder: Path, environment: dict[str, str]) -> Path:
     """A wheel, built from a copy of the sources, since building leaves a folder behind."""
-    folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "sources"
     copy.mkdir()
     for name in ("otreg", "cli"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, copy)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     done = subprocess.run(
-        [*command, "-w", str(folder), str(copy)], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [*command, "-w", str(folder), str(copy)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
@@ -48,6 +55,38 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"otreg", "otreg_cli"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+def test_wheel_holds_the_library_of_sums(wheel: Path) -> None:
+    assert [
+        name
+        for name in zipfile.ZipFile(wheel).namelist()
+        if re.match(r"otreg/reductions/_softmin.*\.so", name)
+    ]
+
+
+def test_without_a_compiler_everything_is_installed_but_the_library(tmp_path: Path) -> None:
+    """Nothing fails, and sums over pairs go through torch."""
+    wheel = built(tmp_path, {"CC": "no-such-compiler"})
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "otreg/reductions/compiled.py" in names and not [name for name in names if name.endswith(".so")]
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import torch, otreg; from otreg.reductions import compiled, softmin\n"
+        "assert not compiled.is_available()\n"
+        "print(otreg.__file__, float(softmin(torch.zeros(1, 3), torch.ones(1, 3), blur=1.0).value[0]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    path, value = done.stdout.split()
+    assert path.startswith(str(tmp_path)) and abs(float(value) - 1.5) < 1e-6
 
 
 def test_wheel_installs_and_runs(wheel: Path, tmp_path: Path) -> None:

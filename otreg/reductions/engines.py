@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from otreg.errors import InputError
-from otreg.reductions import blocks, cuda, fused, keops
+from otreg.reductions import blocks, compiled, cuda, keops
 
 Engine = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], tuple[Tensor, Tensor | None]]
 """``(x, y, h, eps, values) -> (log_sum, mean)``: see :func:`otreg.reductions.blocks.log_sum_exp_mean`."""
@@ -51,7 +51,7 @@ def get_engine(engine: str, device_type: str) -> Engine:
     """Return the reduction of the engine that :func:`choose` names."""
     name = choose(engine, device_type)
     return {
-        "fused": cuda.log_sum_exp_mean if device_type == "cuda" else fused.log_sum_exp_mean,
+        "fused": cuda.log_sum_exp_mean if device_type == "cuda" else compiled.log_sum_exp_mean,
         "keops": keops.log_sum_exp_mean,
         "blocks": blocks.log_sum_exp_mean,
     }[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from otreg.reductions import compiled
 from otreg.reductions.cuda import SortedEngine
 from otreg.reductions.engines import Engine, choose, get_engine
 from otreg.reductions.truncated import MEMORY, TruncatedEngine
@@ -25,4 +26,10 @@ def engine_for_problem(engine: str, device_type: str, accuracy: float, memory: i
     reduce = get_engine(name, device_type)
     if name != "fused":
         return reduce
-    return SortedEngine() if device_type == "cuda" else TruncatedEngine(reduce, accuracy, memory)
+    if device_type == "cuda":
+        return SortedEngine()
+    return (
+        compiled.CompiledEngine(accuracy)
+        if compiled.is_available()
+        else TruncatedEngine(reduce, accuracy, memory)
+    )

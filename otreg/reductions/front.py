@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from otreg.errors import InputError
-from otreg.reductions import mutual
+from otreg.reductions import compiled, mutual
 from otreg.reductions.checks import (
     as_points,
     as_tensor,
@@ -144,7 +144,8 @@ def softmin_pair(
         weights_x = one_x if a is None else _vector(a, x, "a", negative=False)
         weights_y = one_y if b is None else _vector(b, y, "b", negative=False)
         reduce = get_engine(engine, x.device.type)
-        if x.device.type == "cpu" and choose(engine, "cpu") == "fused":
+        attends = x.device.type == "cpu" and choose(engine, "cpu") == "fused" and not compiled.is_available()
+        if attends:
             rows, columns = mutual.log_sum_exp_pair(x, y, p, q, weights_x, weights_y, eps, reduce)
         else:
             rows = reduce(x, y, q + logarithm(weights_y), eps, None)[0]

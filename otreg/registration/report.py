@@ -13,6 +13,7 @@ import torch
 from otreg.deformations import Deformation
 from otreg.deformations.domain import noted_bounds
 from otreg.quality import evaluate, gate
+from otreg.reductions import compiled
 from otreg.registration.result import Registration
 from otreg.surface import Landmarks, Surface
 from otreg.together import together
@@ -64,6 +65,8 @@ def finish(
     if report["interrupted"]:
         warnings.append("stopped early: this is the best map so far")
     versions = {"otreg": VERSION, "torch": str(torch.__version__), "numpy": np.__version__}
+    # results are the same to rounding, times are not
+    versions["sums"] = "compiled" if compiled.is_available() else "torch"
     full = {
         "otreg": VERSION,
         "direction": "points of MOVING to FIXED",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from otreg.errors import InputError
-from otreg.reductions import fused, kernel_sum, softmin
+from otreg.reductions import compiled, fused, kernel_sum, softmin
 from otreg.reductions.engines import choose
 from tests.reductions.contract import EngineContract, KeopsContract, cloud
 
@@ -20,6 +20,20 @@ class TestBlocks(EngineContract):
 
 class TestFused(EngineContract):
     engine = "fused"
+
+    def test_elsewhere_it_says_what_to_do(self) -> None:
+        with pytest.raises(InputError, match="CPUs and CUDA only"):
+            choose("fused", "mps")
+
+
+class TestAttention(EngineContract):
+    """The fused engine where our library could not be built."""
+
+    engine = "fused"
+
+    @pytest.fixture(autouse=True)
+    def without_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compiled, "is_available", lambda: False)
 
     def test_falls_back_where_the_operator_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x, y = cloud(20, 3, torch.float64, 1), cloud(30, 3, torch.float64, 2)
@@ -44,10 +58,6 @@ class TestFused(EngineContract):
             monkeypatch.undo()
             fused.is_available.cache_clear()
         assert fused.is_available("cpu")
-
-    def test_elsewhere_it_says_what_to_do(self) -> None:
-        with pytest.raises(InputError, match="CPUs and CUDA only"):
-            choose("fused", "mps")
 
 
 class TestKeops(KeopsContract):

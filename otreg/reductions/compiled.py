@@ -1,0 +1,216 @@
+"""The fast engine on CPUs: a kernel of our own (softmin.c), built at installation, where there is a compiler.
+
+Nothing leaves the registers between the dozen operations of each pair. The library has one version for each set of
+instructions (AVX-512, AVX2, whatever else), between which the processor decides. Where it could not be built, and above
+16 dimensions, torch's fused attention takes over (:mod:`otreg.reductions.fused`), four to six times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from otreg.reductions import blocks, fused
+from otreg.reductions.remembering import Remembering
+from otreg.reductions.tree import Tree, build_tree
+from otreg.together import shared
+
+ROWS_AT_ONCE = 512
+"""Rows that one call sums: threads take turns."""
+
+SMALLEST_TO_DIVIDE = 1 << 20
+"""Pairs below which starting threads costs more than it saves."""
+
+SMALLEST_TO_SORT = 1 << 22
+"""Pairs below which sorting the points costs more than it saves."""
+
+TYPES = {torch.float32: "f32", torch.float64: "f64"}
+
+LARGEST_SINGLE = 700.0
+"""Largest radius of the points, against the blur, at which float32 is exact enough: what its rounding changes in the
+scores that matter is below 3e-4."""
+
+LARGEST_DOUBLE = 1e100
+"""The same for float64, far below where squares overflow."""
+
+
+def log_sum_exp_mean(
+    x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Reduce over j; see :func:`otreg.reductions.blocks.log_sum_exp_mean` for the contract."""
+    return _reduce(x, y, h, eps, values) if _takes(x, y) else fused.log_sum_exp_mean(x, y, h, eps, values)
+
+
+class CompiledEngine(Remembering):
+    """The engine for one problem: columns of no consequence are left out, a few at a time.
+
+    Points are put into the order of a tree. For a group of neighbouring rows, the best score that its box, the box of
+    some neighbouring columns and their largest log-weight allow is compared with what the rows sum up to at least: the
+    scores of a sample of all columns. The choice is made anew in each sum, and right for any log-weights.
+
+    Parameters
+    ----------
+    accuracy : float
+        Largest relative error of a sum.
+    """
+
+    def __init__(self, accuracy: float) -> None:
+        super().__init__()
+        self.accuracy = accuracy
+        self._trees: dict[tuple[int, ...], Tree] = {}
+        self._orders: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(
+        self, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Reduce over j; see :func:`otreg.reductions.blocks.log_sum_exp_mean` for the contract."""
+        if len(x) * len(y) < SMALLEST_TO_SORT or not _takes(x, y):
+            return log_sum_exp_mean(x, y, h, eps, values)
+        margin = math.log2(len(y) / self.accuracy)
+        return _reduce(x, y, h, eps, values, (self._order(x), self._order(y)), margin)
+
+    def tree(self, points: Tensor) -> Tree:
+        """The tree of these points, built once."""
+        key = self.key(points)
+        if key not in self._trees:
+            self._trees[key] = build_tree(points.detach())
+        return self._trees[key]
+
+    def release(self, *clouds: Tensor) -> None:
+        """Free what is known of these points."""
+        for key in self.dropped(clouds):
+            self._trees.pop(key, None)
+            self._orders.pop(key, None)
+
+    def _order(self, points: Tensor) -> Tensor:
+        key = self.key(points)
+        if key not in self._orders:
+            tree = self.tree(points)
+            self._orders[key] = tree.order[~tree.repeated]
+        return self._orders[key]
+
+
+@cache
+def is_available() -> bool:
+    """Whether the library was built and gives the right answer on a small known case."""
+    if _library() is None:
+        return False
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        # deterministic, without touching the caller's random state; several tiles, and a part of one
+        x = torch.linspace(-1.0, 1.0, 150 * 3, dtype=dtype, device="cpu").sin().reshape(150, 3)
+        y = torch.linspace(-9.0, 2.0, 300 * 3, dtype=dtype, device="cpu").cos().reshape(300, 3)
+        h = y[:, 0].double() * 30.0
+        found = _reduce(x, y, h, 0.01, y)
+        wanted = blocks.log_sum_exp_mean(x.double(), y.double(), h, 0.01, y.double())
+        for one, other in zip(found, wanted, strict=True):
+            assert one is not None and other is not None
+            if not torch.allclose(one.double(), other, rtol=tolerance, atol=10 * tolerance):
+                warnings.warn(
+                    "sums over pairs run through torch, some times slower: the library that was built for "
+                    "them gives wrong sums on a known case",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return False
+    return True
+
+
+def _takes(x: Tensor, y: Tensor) -> bool:
+    some = len(x) > 0 and len(y) > 0 and x.device.type == "cpu" and x.dtype in TYPES
+    if not some or not is_available():
+        return False
+    library = _library()
+    assert library is not None
+    return 0 < x.shape[1] <= int(library.otreg_most_dimensions())
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    found = find_spec("otreg.reductions._softmin")
+    return None if found is None or found.origin is None else _load(found.origin)
+
+
+def _load(path: str) -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(path)
+        for name in TYPES.values():
+            prepare, add, release = (
+                getattr(library, f"otreg_{verb}_{name}") for verb in ("prepare", "sum", "release")
+            )
+            pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+            prepare.restype = pointer
+            prepare.argtypes = [pointer] * 6 + [whole] * 3 + [pointer] + [number] * 3 + [pointer] * 2
+            add.restype, add.argtypes = None, [pointer, whole, whole]
+            release.restype, release.argtypes = None, [pointer]
+    except (OSError, AttributeError):
+        # built for another machine, or by another version
+        return None
+    return library
+
+
+def _reduce(
+    x: Tensor,
+    y: Tensor,
+    h: Tensor,
+    eps: float,
+    values: Tensor | None,
+    orders: tuple[Tensor, Tensor] | None = None,
+    margin: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    library = _library()
+    assert library is not None
+    channels = 0 if values is None else values.shape[1]
+    most = int(library.otreg_most_channels())
+    if values is not None and channels > most:
+        parts = [_reduce(x, y, h, eps, part, orders, margin) for part in values.split(most, dim=1)]
+        return parts[0][0], torch.cat([mean for _, mean in parts if mean is not None], dim=1)
+    x, y, h = x.detach(), y.detach(), h.detach().contiguous()
+    dtype, highest = x.dtype, float(h.max())
+    if highest == -math.inf:
+        nothing = None if values is None else x.new_zeros(len(x), channels)
+        return h.new_full((len(x),), -math.inf), nothing
+    # squares are taken of differences, but the fewer digits a coordinate needs the better
+    centre = 0.5 * (x.mean(dim=0, dtype=torch.float64) + y.mean(dim=0, dtype=torch.float64))
+    radius = max(float((points - centre).abs().max()) for points in (x, y)) / math.sqrt(eps)
+    if radius > LARGEST_DOUBLE:
+        return blocks.log_sum_exp_mean(x, y, h, eps, values)
+    if radius > LARGEST_SINGLE:
+        x, y = x.double(), y.double()
+    x, y = x.contiguous(), y.contiguous()
+    given = None if values is None else values.detach().to(x.dtype).contiguous()
+    log_sum = h.new_empty(len(x))
+    mean = None if values is None else x.new_empty(len(x), channels)
+    rows, columns = (None, None) if orders is None else orders
+    name = TYPES[x.dtype]
+    problem = getattr(library, f"otreg_prepare_{name}")(
+        _pointer(x), _pointer(rows), _pointer(y), _pointer(h), _pointer(given), _pointer(columns), len(y), x.shape[1],
+        channels, _pointer(centre), eps, highest, margin, _pointer(log_sum), _pointer(mean),
+    )  # fmt: skip
+    if not problem:
+        raise MemoryError(f"no memory for the sums over {len(y)} points")
+    add: Callable[[int, int, int], None] = getattr(library, f"otreg_sum_{name}")
+    try:
+
+        def summed(parts: list[slice]) -> None:
+            for part in parts:
+                add(problem, part.start, part.stop)
+
+        if len(x) * len(y) < SMALLEST_TO_DIVIDE:
+            add(problem, 0, len(x))
+        else:
+            steps = range(0, len(x), ROWS_AT_ONCE)
+            shared(summed, [slice(start, min(start + ROWS_AT_ONCE, len(x))) for start in steps], x.device)
+    finally:
+        getattr(library, f"otreg_release_{name}")(problem)
+    return log_sum, None if mean is None else mean.to(dtype)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
