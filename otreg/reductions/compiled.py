@@ -33,12 +33,12 @@ SMALLEST_TO_SORT = 1 << 22
 
 TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
-LARGEST_SINGLE = 700.0
-"""Largest radius of the points, against the blur, at which float32 is exact enough: what its rounding changes in the
-scores that matter is below 3e-4."""
+LARGEST_SINGLE = 4096.0
+"""How far the log-sum of a row may lie below the largest log-weight for float32 to do: about half the squared distance
+of its partners, in blurs, whose rounding its scores carry (5e-4)."""
 
-LARGEST_DOUBLE = 1e100
-"""The same for float64, far below where squares overflow."""
+LARGEST_EXTENT = {torch.float32: 1e15, torch.float64: 1e100}
+"""Extent of the points, against the blur, that is far below where squares overflow."""
 
 
 def log_sum_exp_mean(
@@ -146,7 +146,7 @@ def _load(path: str) -> ctypes.CDLL | None:
             )
             pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
             prepare.restype = pointer
-            prepare.argtypes = [pointer] * 6 + [whole] * 3 + [pointer] + [number] * 3 + [pointer] * 2
+            prepare.argtypes = [pointer] * 6 + [whole] * 3 + [number] * 3 + [pointer] * 2
             add.restype, add.argtypes = None, [pointer, whole, whole]
             release.restype, release.argtypes = None, [pointer]
     except (OSError, AttributeError):
@@ -176,12 +176,11 @@ def _reduce(
     if highest == -math.inf:
         nothing = None if values is None else x.new_zeros(len(x), channels)
         return h.new_full((len(x),), -math.inf), nothing
-    # squares are taken of differences, but the fewer digits a coordinate needs the better
-    centre = 0.5 * (x.mean(dim=0, dtype=torch.float64) + y.mean(dim=0, dtype=torch.float64))
-    radius = max(float((points - centre).abs().max()) for points in (x, y)) / math.sqrt(eps)
-    if radius > LARGEST_DOUBLE:
+    low, high = torch.minimum(x.amin(dim=0), y.amin(dim=0)), torch.maximum(x.amax(dim=0), y.amax(dim=0))
+    extent = float((high.double() - low.double()).max()) / math.sqrt(eps)
+    if not extent <= LARGEST_EXTENT[torch.float64]:
         return blocks.log_sum_exp_mean(x, y, h, eps, values)
-    if radius > LARGEST_SINGLE:
+    if extent > LARGEST_EXTENT[x.dtype]:
         x, y = x.double(), y.double()
     x, y = x.contiguous(), y.contiguous()
     given = None if values is None else values.detach().to(x.dtype).contiguous()
@@ -191,7 +190,7 @@ def _reduce(
     name = TYPES[x.dtype]
     problem = getattr(library, f"otreg_prepare_{name}")(
         _pointer(x), _pointer(rows), _pointer(y), _pointer(h), _pointer(given), _pointer(columns), len(y), x.shape[1],
-        channels, _pointer(centre), eps, highest, margin, _pointer(log_sum), _pointer(mean),
+        channels, eps, highest, margin, _pointer(log_sum), _pointer(mean),
     )  # fmt: skip
     if not problem:
         raise MemoryError(f"no memory for the sums over {len(y)} points")
@@ -209,7 +208,36 @@ def _reduce(
             shared(summed, [slice(start, min(start + ROWS_AT_ONCE, len(x))) for start in steps], x.device)
     finally:
         getattr(library, f"otreg_release_{name}")(problem)
+    if x.dtype == torch.float32:
+        _sum_again(x, y, h, eps, given, orders, margin, highest, log_sum, mean)
     return log_sum, None if mean is None else mean.to(dtype)
+
+
+def _sum_again(
+    x: Tensor,
+    y: Tensor,
+    h: Tensor,
+    eps: float,
+    values: Tensor | None,
+    orders: tuple[Tensor, Tensor] | None,
+    margin: float,
+    highest: float,
+    log_sum: Tensor,
+    mean: Tensor | None,
+) -> None:
+    """Rows so far from their partners that float32 was not exact enough, in float64; results in place."""
+    far = log_sum < highest - LARGEST_SINGLE
+    if not bool(far.any()):
+        return
+    if orders is not None:
+        rows, columns = orders
+        places = torch.cumsum(far, dim=0) - 1
+        orders = places[rows[far[rows]]], columns
+    wide = None if values is None else values.double()
+    logs, means = _reduce(x[far].double(), y.double(), h, eps, wide, orders, margin)
+    log_sum[far] = logs
+    if mean is not None and means is not None:
+        mean[far] = means.to(mean.dtype)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

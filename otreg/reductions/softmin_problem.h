@@ -1,11 +1,12 @@
 // One problem of one type, its columns ready to be summed: included by softmin.c, which defines REAL, TYPED() and ABSENT.
 //
-// Lengths are in units of sqrt(2 eps log 2), so that a squared difference is what it takes from a score.
+// Lengths are in units of a power of 2 near the blur: coordinates keep all their digits, and squares stay in range.
 
 typedef struct {
   const REAL *x;
   const int64_t *row_order;  // row in each place, or NULL
-  double centre[MOST_DIMENSIONS], unit, constant, margin;
+  double constant, margin;
+  REAL unit, sharpness;  // a score is the less by sharpness times the squared distance
   long dimension, channels, tiles, tile_places, places, samples, sample_places;  // places: with those that fill registers
   REAL *panel;   // of each column: coordinates, the rest of h, values
   double *whole;  // of each column: the whole part of h, in units of log 2
@@ -90,17 +91,16 @@ static void TYPED(plane)(
 // powers of 2, tiles are left out whose columns each add less than that to what a row sums up to. NULL: out of memory.
 EXPORT TYPED(problem) *TYPED(otreg_prepare)(
     const REAL *x, const int64_t *row_order, const REAL *y, const double *h, const REAL *values,
-    const int64_t *column_order, int64_t m, int64_t dimension, int64_t channels, const double *centre, double eps,
-    double constant, double margin, double *log_sum, REAL *mean) {
+    const int64_t *column_order, int64_t m, int64_t dimension, int64_t channels, double eps, double constant, double margin, double *log_sum, REAL *mean) {
   TYPED(problem) *p = calloc(1, sizeof *p);
   if (!p) return NULL;
   const long tiles = (m + TILE - 1) / TILE, places = tiles * TILE, tile_places = (tiles + 15) / 16 * 16;
   const long stride = dimension + 1 + channels;
   const long step = m < TILE * TILE ? (m + TILE - 1) / TILE : TILE;
   p->x = x, p->row_order = row_order, p->log_sum = log_sum, p->mean = mean;
-  p->unit = sqrt(1.0 / (2.0 * eps * LOG_2)), p->margin = margin;
+  const double unit = exp2(rint(-0.5 * log2(eps)));
+  p->unit = (REAL)unit, p->sharpness = (REAL)(1.0 / (2.0 * eps * LOG_2 * unit * unit)), p->margin = margin;
   p->dimension = dimension, p->channels = channels, p->tiles = tiles, p->tile_places = tile_places, p->places = places;
-  memcpy(p->centre, centre, sizeof(double) * dimension);
   p->panel = calloc(places * stride, sizeof(REAL));
   p->whole = malloc(places * sizeof(double));
   p->samples = (m - step / 2 + step - 1) / step;
@@ -132,7 +132,7 @@ EXPORT TYPED(problem) *TYPED(otreg_prepare)(
       const double weight = h[j] / LOG_2;
       const int present = weight > -1e300;
       for (long d = 0; d < dimension; ++d) {
-        const REAL value = (REAL)((y[j * dimension + d] - p->centre[d]) * p->unit);
+        const REAL value = y[j * dimension + d] * p->unit;
         column[d] = p->axes[d * places + first + k] = value;
         low[d] = k && low[d] < value ? low[d] : value;
         high[d] = k && high[d] > value ? high[d] : value;

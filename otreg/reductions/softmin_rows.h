@@ -45,6 +45,7 @@ INLINE unsigned NAME(where)(VECTOR values, REAL limit) {
 // What the sums of a group of rows have come to: `total` and `values` in terms of 2^(reference + base).
 typedef struct {
   double base;
+  REAL sharpness;
   VECTOR reference[VECTORS];
   double total[ROWS], values[MOST_CHANNELS][ROWS];
   VECTOR part[VECTORS], value_part[MOST_CHANNELS][VECTORS];
@@ -52,29 +53,32 @@ typedef struct {
 
 INLINE VECTOR NAME(spread)(REAL value) { return value - (VECTOR){0}; }
 
-INLINE VECTOR NAME(score)(int D, const VECTOR (*x)[VECTORS], int r, const REAL *column, REAL whole, VECTOR reference) {
-  VECTOR sum = NAME(spread)(column[D]);
+INLINE VECTOR NAME(score)(
+    int D, const VECTOR (*x)[VECTORS], REAL sharpness, int r, const REAL *column, REAL whole, VECTOR reference) {
+  VECTOR squared = {0};
   for (int d = 0; d < D; ++d) {
     const VECTOR difference = x[d][r] - column[d];
-    sum -= difference * difference;
+    squared += difference * difference;
   }
-  return sum + (whole - reference);
+  return (column[D] - sharpness * squared) + (whole - reference);
 }
 
 // Weights 2^score of AT_ONCE columns in all rows. Step by step for all of them: one after the other, each would wait for
 // the steps before.
 INLINE void NAME(weigh)(
-    int D, const VECTOR (*x)[VECTORS], const REAL *column, long stride, const REAL *whole, const VECTOR *reference,
-    VECTOR (*weights)[VECTORS]) {
+    int D, const VECTOR (*x)[VECTORS], REAL sharpness, const REAL *column, long stride, const REAL *whole,
+    const VECTOR *reference, VECTOR (*weights)[VECTORS]) {
   VECTOR s[AT_ONCE * VECTORS], n[AT_ONCE * VECTORS], p[AT_ONCE * VECTORS];
 #define EACH _Pragma("GCC unroll 16") for (int k = 0; k < AT_ONCE * VECTORS; ++k)
 #define COLUMN (column + k / VECTORS * stride)
-  EACH s[k] = NAME(spread)(COLUMN[D]);
+  EACH n[k] = x[0][k % VECTORS] - COLUMN[0];
+  EACH s[k] = n[k] * n[k];
 #pragma GCC unroll 8
-  for (int d = 0; d < D; ++d) {
-    EACH p[k] = x[d][k % VECTORS] - COLUMN[d];
-    EACH s[k] -= p[k] * p[k];
+  for (int d = 1; d < D; ++d) {
+    EACH n[k] = x[d][k % VECTORS] - COLUMN[d];
+    EACH s[k] += n[k] * n[k];
   }
+  EACH s[k] = COLUMN[D] - sharpness * s[k];
   EACH s[k] += whole[k / VECTORS] - reference[k % VECTORS];
   EACH s[k] = VMAX(s[k], NAME(spread)(LOWEST));
   EACH s[k] = VMIN(s[k], NAME(spread)(HIGHEST));
@@ -105,7 +109,7 @@ static TARGET __attribute__((noinline)) void NAME(raise)(
   for (int r = 0; r < VECTORS; ++r) {
     VECTOR highest = NAME(spread)(NOTHING), shrink;
     for (int k = 0; k < CHUNK; ++k)
-      highest = VMAX(highest, NAME(score)(D, x, r, column + k * (D + 1 + V), whole[k], NAME(spread)(0)));
+      highest = VMAX(highest, NAME(score)(D, x, sums->sharpness, r, column + k * (D + 1 + V), whole[k], NAME(spread)(0)));
     for (int lane = 0; lane < LANES; ++lane) {
       const REAL before = sums->reference[r][lane], next = chunk[r][lane] > LIMIT ? ROUND(highest[lane]) : before;
       const double factor = next > before ? exp2((double)before - next) : 1;
@@ -123,6 +127,7 @@ static TARGET __attribute__((noinline)) void NAME(raise)(
 INLINE void NAME(add_columns)(
     int D, int V, const VECTOR (*x)[VECTORS], const REAL *columns, const double *wholes, NAME(sums) *sums) {
   const long stride = D + 1 + V;
+  const REAL sharpness = sums->sharpness;
   REAL whole[TILE];
   for (int k = 0; k < TILE; ++k) whole[k] = (REAL)(wholes[k] - sums->base);
   for (int r = 0; r < VECTORS; ++r) sums->part[r] = NAME(spread)(0);
@@ -137,7 +142,8 @@ INLINE void NAME(add_columns)(
       for (int r = 0; r < VECTORS; ++r) chunk[r] = NAME(spread)(0);
 #pragma GCC unroll 1
       for (int k = 0; k < CHUNK; k += AT_ONCE) {
-        NAME(weigh)(D, x, column + k * stride, stride, whole + start + k, sums->reference, weights + k);
+        NAME(weigh)(
+            D, x, sharpness, column + k * stride, stride, whole + start + k, sums->reference, weights + k);
 #pragma GCC unroll 16
         for (int j = 0; j < AT_ONCE; ++j)
 #pragma GCC unroll 8
@@ -215,7 +221,7 @@ static TARGET __attribute__((noinline)) void NAME(look)(
     VECTOR score = LOAD(p->score + place);
     for (int d = 0; d < D; ++d) {
       const VECTOR difference = LOAD(p->axes + d * p->places + place) - ROW(x[d], row);
-      score -= difference * difference;
+      score -= p->sharpness * (difference * difference);
     }
     scores[n] = score;
     most = VMAX(most, score);
@@ -228,6 +234,7 @@ static TARGET __attribute__((noinline)) void NAME(look)(
     for (int d = 0; d < D; ++d) origins[d] += p->axes[d * p->places + place];
     share += 1;
   }
+  const REAL sharpness = p->sharpness;
   REAL levels[ROWS], size = 0;
   for (int k = 0; k < ROWS; ++k) {
     levels[k] = (REAL)(sums->base - p->constant) + ROW(sums->reference, k) + (REAL)log2(sums->total[k]);
@@ -241,13 +248,13 @@ static TARGET __attribute__((noinline)) void NAME(look)(
       const REAL value = ROW(x[d], k) + delta;
       low = value < low ? value : low;
       high = value > high ? value : high;
-      levels[k] -= 2 * delta * (value - origin) - delta * delta;
+      levels[k] -= sharpness * (2 * delta * (value - origin) - delta * delta);
     }
-    view->twice[d] = 2 * delta;
+    view->twice[d] = 2 * sharpness * delta;
     view->origin[d] = origin;
     view->centre[d] = (low + high) / 2;
     view->reach[d] = (high - low) / 2 * (1 + SLACK);
-    size += (delta < 0 ? -delta : delta) * (1 + (origin < 0 ? -origin : origin));
+    size += sharpness * (delta < 0 ? -delta : delta) * (1 + (origin < 0 ? -origin : origin));
   }
   view->least = -NOTHING;
   for (int k = 0; k < ROWS; ++k) view->least = levels[k] < view->least ? levels[k] : view->least;
@@ -266,7 +273,7 @@ static TARGET __attribute__((noinline)) void NAME(bounds)(
       const VECTOR middle = LOAD(p->middle + d * step + t), half = LOAD(p->half + d * step + t);
       const VECTOR away = middle - view->centre[d], rise = LOAD(p->slope + d * step + t) - view->twice[d];
       const VECTOR gap = VMAX(VMAX(away, -away) - view->reach[d] - half, zero);
-      sum += VMAX(rise, -rise) * half - view->twice[d] * (middle - view->origin[d]) - gap * gap;
+      sum += VMAX(rise, -rise) * half - view->twice[d] * (middle - view->origin[d]) - p->sharpness * (gap * gap);
     }
     *(NAME(unaligned) *)(bound + t) = sum;
   }
@@ -282,7 +289,7 @@ INLINE int NAME(wanted)(const TYPED(problem) *p, const NAME(view) *view, int D, 
     for (int d = 0; d < D; ++d) {
       const VECTOR y = LOAD(p->axes + d * p->places + place), away = y - view->centre[d];
       const VECTOR gap = VMAX(VMAX(away, -away) - view->reach[d], zero);
-      sum -= view->twice[d] * (y - view->origin[d]) + gap * gap;
+      sum -= view->twice[d] * (y - view->origin[d]) + p->sharpness * (gap * gap);
     }
     for (unsigned where = WHERE(sum, view->least); where; where &= where - 1)
       places[count++] = place + __builtin_ctz(where);
@@ -298,10 +305,11 @@ static TARGET __attribute__((noinline)) void NAME(start)(
   for (long s = 0; s < p->samples && sampled; ++s) {
     REAL column[MOST_DIMENSIONS + 1];
     for (int d = 0; d <= D; ++d) column[d] = p->sample[d * p->sample_places + s];
-    for (int r = 0; r < VECTORS; ++r) best[r] = VMAX(best[r], NAME(score)(D, x, r, column, 0, NAME(spread)(0)));
+    for (int r = 0; r < VECTORS; ++r) best[r] = VMAX(best[r], NAME(score)(D, x, p->sharpness, r, column, 0, NAME(spread)(0)));
   }
   const REAL first = best[0][0] > NOTHING ? ROUND(best[0][0]) : 0;
   sums->base = p->constant + first;
+  sums->sharpness = p->sharpness;
   for (int r = 0; r < VECTORS; ++r)
     for (int lane = 0; lane < LANES; ++lane)
       sums->reference[r][lane] = best[r][lane] > NOTHING ? ROUND(best[r][lane]) - first : NOTHING;
@@ -318,7 +326,7 @@ static TARGET __attribute__((noinline)) int NAME(nearest)(
     VECTOR score = LOAD(p->sample + D * p->sample_places + s);
     for (int d = 0; d < D; ++d) {
       const VECTOR difference = LOAD(p->sample + d * p->sample_places + s) - ROW(x[d], ROWS / 2);
-      score -= difference * difference;
+      score -= p->sharpness * (difference * difference);
     }
     *(NAME(unaligned) *)(room + s) = score;
   }
@@ -346,7 +354,7 @@ static TARGET void NAME(sum)(const TYPED(problem) *p, long begin, long end) {
   for (long first = begin; first < end; first += ROWS) {
     for (int k = 0; k < ROWS; ++k) {
       const long place = first + k < end ? first + k : end - 1, i = p->row_order ? p->row_order[place] : place;
-      for (int d = 0; d < D; ++d) ROW(x[d], k) = (REAL)((p->x[i * D + d] - p->centre[d]) * p->unit);
+      for (int d = 0; d < D; ++d) ROW(x[d], k) = p->x[i * D + d] * p->unit;
     }
     NAME(start)(p, D, (GROUP)x, p->margin <= 0, &sums);
     if (p->margin <= 0) {

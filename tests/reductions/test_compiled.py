@@ -140,16 +140,21 @@ def test_a_constant_in_the_weights_costs_no_digits() -> None:
         assert torch.allclose(shifted - constant, plain, atol=1e-6 + 1e-15 * abs(constant))
 
 
-def test_a_tiny_blur_is_summed_in_double_precision() -> None:
-    """Far from the origin against the blur, float32 would lose what decides."""
-    x, y = points(400, 3, torch.float32, 1), points(500, 3, torch.float32, 2)
-    for blur, error in ((1e-3, 5e-6), (1e-4, 1e-12)):
-        log_sum, mean = wanted(x, y, torch.zeros(500, dtype=torch.float64), blur**2, y)
-        found, average = compiled.log_sum_exp_mean(x, y, torch.zeros(500, dtype=torch.float64), blur**2, y)
-        assert float(((found - log_sum) / log_sum.abs()).abs().max()) < error
+@pytest.mark.parametrize("blur", [0.01, 0.002, 0.0005])
+@pytest.mark.parametrize("shift", [0.0, 0.3, 5.0])
+def test_single_precision_where_it_is_exact_enough(blur: float, shift: float) -> None:
+    """With the potentials that bring each point to its partner, near or hundreds of blurs away."""
+    x, y = points(2000, 3, torch.float32, 1), points(2500, 3, torch.float32, 2) + shift
+    h = (y.double() @ torch.full((3,), shift, dtype=torch.float64)) / blur**2
+    log_sum, mean = wanted(x, y, h, blur**2, y)
+    for engine in (compiled.log_sum_exp_mean, CompiledEngine(1e-6)):
+        found, average = engine(x, y, h, blur**2, y)
+        assert float((found - log_sum).abs().max()) < 1e-3
         assert average is not None and average.dtype == torch.float32
-        assert torch.allclose(average.double(), mean, atol=1e-3)
-    # and squares that would overflow do not
+        assert float((average - mean).norm(dim=1).mean()) < 1e-3 * blur + 1e-6
+
+
+def test_squares_do_not_overflow() -> None:
     far = torch.tensor([[1e30, 0.0, 0.0], [-1e30, 0.0, 0.0]])
     found, _ = compiled.log_sum_exp_mean(far, far, torch.zeros(2, dtype=torch.float64), 1.0)
     assert torch.allclose(found, torch.zeros(2, dtype=torch.float64))
