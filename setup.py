@@ -9,8 +9,16 @@ from setuptools import Extension, find_packages, setup
 softmin = Extension(
     "otreg.reductions._softmin",
     ["otreg/reductions/softmin.c"],
-    depends=["otreg/reductions/softmin_rows.h", "otreg/reductions/softmin_problem.h"],
-    extra_compile_args=["-O2", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
+    depends=[f"otreg/reductions/softmin_{part}.h" for part in ("order", "problem", "rows")],
+    extra_compile_args=[
+        "-O2",
+        "-g0",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fvisibility=hidden",
+        "-pthread",
+    ],
+    extra_link_args=["-pthread"],
     libraries=[] if sys.platform == "win32" else ["m"],
     optional=True,
 )

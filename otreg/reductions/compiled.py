@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import math
 import warnings
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 
@@ -20,12 +19,8 @@ from torch import Tensor
 from otreg.reductions import blocks, fused
 from otreg.reductions.remembering import Remembering
 from otreg.reductions.tree import Tree, build_tree
-from otreg.together import shared
 
-ROWS_AT_ONCE = 512
-"""Rows that one call sums: threads take turns."""
-
-SMALLEST_TO_DIVIDE = 1 << 20
+SMALLEST_TO_DIVIDE = 1 << 18
 """Pairs below which starting threads costs more than it saves."""
 
 SMALLEST_TO_SORT = 1 << 22
@@ -51,7 +46,7 @@ def log_sum_exp_mean(
 class CompiledEngine(Remembering):
     """The engine for one problem: columns of no consequence are left out, a few at a time.
 
-    Points are put into the order of a tree. For a group of neighbouring rows, the best score that its box, the box of
+    Points are put into an order in which neighbours are near. For a group of neighbouring rows, the best score that its box, the box of
     some neighbouring columns and their largest log-weight allow is compared with what the rows sum up to at least: the
     scores of a sample of all columns. The choice is made anew in each sum, and right for any log-weights.
 
@@ -92,8 +87,7 @@ class CompiledEngine(Remembering):
     def _order(self, points: Tensor) -> Tensor:
         key = self.key(points)
         if key not in self._orders:
-            tree = self.tree(points)
-            self._orders[key] = tree.order[~tree.repeated]
+            self._orders[key] = near_order(points)
         return self._orders[key]
 
 
@@ -122,6 +116,17 @@ def is_available() -> bool:
     return True
 
 
+def near_order(points: Tensor) -> Tensor:
+    """An order (N,) of points (N, D) in which neighbours are near."""
+    library, points = _library(), points.detach().contiguous()
+    assert library is not None
+    order = torch.empty(len(points), dtype=torch.int64)
+    getattr(library, f"otreg_order_{TYPES[points.dtype]}")(
+        _pointer(points), len(points), points.shape[1], _pointer(order)
+    )
+    return order
+
+
 def _takes(x: Tensor, y: Tensor) -> bool:
     some = len(x) > 0 and len(y) > 0 and x.device.type == "cpu" and x.dtype in TYPES
     if not some or not is_available():
@@ -148,6 +153,8 @@ def _load(path: str) -> ctypes.CDLL | None:
             prepare.restype = pointer
             prepare.argtypes = [pointer] * 6 + [whole] * 3 + [number] * 3 + [pointer] * 2
             add.restype, add.argtypes = None, [pointer, whole, whole]
+            order = getattr(library, f"otreg_order_{name}")
+            order.restype, order.argtypes = None, [pointer, whole, whole, pointer]
             release.restype, release.argtypes = None, [pointer]
     except (OSError, AttributeError):
         # built for another machine, or by another version
@@ -194,18 +201,9 @@ def _reduce(
     )  # fmt: skip
     if not problem:
         raise MemoryError(f"no memory for the sums over {len(y)} points")
-    add: Callable[[int, int, int], None] = getattr(library, f"otreg_sum_{name}")
+    threads = torch.get_num_threads() if len(x) * len(y) >= SMALLEST_TO_DIVIDE else 1
     try:
-
-        def summed(parts: list[slice]) -> None:
-            for part in parts:
-                add(problem, part.start, part.stop)
-
-        if len(x) * len(y) < SMALLEST_TO_DIVIDE:
-            add(problem, 0, len(x))
-        else:
-            steps = range(0, len(x), ROWS_AT_ONCE)
-            shared(summed, [slice(start, min(start + ROWS_AT_ONCE, len(x))) for start in steps], x.device)
+        getattr(library, f"otreg_sum_{name}")(problem, len(x), threads)
     finally:
         getattr(library, f"otreg_release_{name}")(problem)
     if x.dtype == torch.float32:

@@ -5,6 +5,7 @@
 // decides which is run.
 
 #include <math.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,9 @@
 #define MOST_DIMENSIONS 16
 #define MOST_CHANNELS 64
 #define TILE 64                // columns whose bounds are looked at together
+#define SHARE 256              // rows that a thread takes at a time, a multiple of any group of rows
+#define MOST_THREADS 256
+#define SMALLEST 16            // points in an order that need no order among them
 #define NEAREST 4              // tiles that are summed first
 #define CHUNK 16               // columns between two looks at the references
 #define LIMIT 1099511627776.0  // 2 to the 40
@@ -49,6 +53,7 @@ EXPORT int otreg_most_channels(void) { return MOST_CHANNELS; }
 static const float COEFFICIENTS_f32[] = {0.69314697758522805612f, 0.24022242066381334619f, 0.055507337440232809528f,
                                          0.0096715134738943216301f, 0.0013264730385340681644f};
 #define COEFFICIENTS COEFFICIENTS_f32
+#include "softmin_order.h"
 #include "softmin_problem.h"
 
 #ifdef PROCESSOR_CHOOSES
@@ -105,6 +110,7 @@ static const double COEFFICIENTS_f64[] = {
     0.0013333558146766821271, 0.00015403530457080230223, 0.00001525273350067215299, 1.3215435301680803869e-6,
     1.017819645981982083e-7,  7.0737795156014909833e-9,  4.4352320161851440047e-10};
 #define COEFFICIENTS COEFFICIENTS_f64
+#include "softmin_order.h"
 #include "softmin_problem.h"
 
 #ifdef PROCESSOR_CHOOSES
@@ -128,22 +134,54 @@ static const double COEFFICIENTS_f64[] = {
 #define LANES 2
 #include "softmin_rows.h"
 
-#ifdef PROCESSOR_CHOOSES
 static int level(void) {
+#ifdef PROCESSOR_CHOOSES
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f")) return 2;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-#define DISPATCH(type)                                            \
-  switch (level()) {                                              \
-    case 2: sum_##type##_avx512(problem, begin, end); return;     \
-    case 1: sum_##type##_avx2(problem, begin, end); return;       \
-    default: sum_##type##_any(problem, begin, end);               \
-  }
 #else
-#define DISPATCH(type) sum_##type##_any(problem, begin, end);
+  return 0;
+#endif
+}
+
+// Rows of a problem dealt out to threads, SHARE at a time to whoever is free.
+typedef struct {
+  const void *problem;
+  void (*sum)(const void *problem, long begin, long end);
+  long rows, next;
+} work;
+
+static void *take(void *given) {
+  work *w = given;
+  for (;;) {
+    const long begin = __atomic_fetch_add(&w->next, SHARE, __ATOMIC_RELAXED);
+    if (begin >= w->rows) return NULL;
+    w->sum(w->problem, begin, begin + SHARE < w->rows ? begin + SHARE : w->rows);
+  }
+}
+
+static void divide(work *w, long threads) {
+  pthread_t others[MOST_THREADS];
+  long count = 0;
+  if (threads > MOST_THREADS) threads = MOST_THREADS;
+  while (count < threads - 1 && !pthread_create(&others[count], NULL, take, w)) ++count;
+  take(w);
+  while (count) pthread_join(others[--count], NULL);
+}
+
+#ifdef PROCESSOR_CHOOSES
+#define VERSION(type)                                                                                         \
+  level() == 2 ? sum_##type##_avx512 : level() == 1 ? sum_##type##_avx2 : sum_##type##_any
+#else
+#define VERSION(type) sum_##type##_any
 #endif
 
-// Rows begin to end, in their order: any thread may take some.
-EXPORT void otreg_sum_f32(const problem_f32 *problem, int64_t begin, int64_t end) { DISPATCH(f32) }
-EXPORT void otreg_sum_f64(const problem_f64 *problem, int64_t begin, int64_t end) { DISPATCH(f64) }
+// All rows, on so many threads. A row's sum does not depend on which thread takes it.
+EXPORT void otreg_sum_f32(const problem_f32 *problem, int64_t rows, int64_t threads) {
+  work w = {problem, VERSION(f32), rows, 0};
+  divide(&w, threads);
+}
+EXPORT void otreg_sum_f64(const problem_f64 *problem, int64_t rows, int64_t threads) {
+  work w = {problem, VERSION(f64), rows, 0};
+  divide(&w, threads);
+}

@@ -343,7 +343,8 @@ static TARGET __attribute__((noinline)) int NAME(nearest)(
   return count;
 }
 
-static TARGET void NAME(sum)(const TYPED(problem) *p, long begin, long end) {
+static TARGET void NAME(sum)(const void *problem, long begin, long end) {
+  const TYPED(problem) *p = problem;
   const int D = p->dimension, V = p->channels;
   const long stride = D + 1 + V;
   NAME(sums) sums;

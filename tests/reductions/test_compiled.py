@@ -185,12 +185,35 @@ def test_strides_and_orders_of_what_is_given() -> None:
     assert mean is not None and torch.allclose(mean.double(), expected, atol=1e-4)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(1, 1500),
+    dimension=st.integers(1, 5),
+    distinct=st.integers(1, 1500),
+    seed=st.integers(0, 5),
+)
+def test_an_order_is_one_of_all_points_and_keeps_neighbours(
+    count: int, dimension: int, distinct: int, seed: int
+) -> None:
+    """Also of points that repeat."""
+    cloud = points(min(distinct, count), dimension, torch.float32, seed)
+    cloud = cloud[torch.arange(count) % len(cloud)]
+    order = compiled.near_order(cloud)
+    assert torch.equal(order.sort().values, torch.arange(count))
+    if count >= 1024 and distinct >= count:
+        groups = cloud[order[: count // 64 * 64]].reshape(-1, 64, dimension)
+        sides = groups.amax(dim=1) - groups.amin(dim=1)
+        # a tile of 64 points takes about its share of the volume
+        assert float(sides.prod(dim=1).mean()) < 4.0 * 64 / count
+
+
 def test_what_is_released_is_forgotten() -> None:
     engine, x = CompiledEngine(1e-5), points(3000, 3, torch.float32, 1)
     engine(x, x, torch.zeros(3000, dtype=torch.float64), 1e-3)
-    assert engine._trees and engine._orders
+    engine.tree(x)
+    assert engine._orders and engine._trees
     engine.release(x)
-    assert not engine._trees and not engine._orders
+    assert not engine._orders and not engine._trees
 
 
 def test_one_engine_for_each_problem() -> None:
@@ -200,7 +223,7 @@ def test_one_engine_for_each_problem() -> None:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     path = tmp_path_factory.mktemp("plain") / "plain.so"
-    flags = ["-O1", "-fno-math-errno", "-shared", "-fPIC", "-DOTREG_PLAIN"]
+    flags = ["-O1", "-fno-math-errno", "-pthread", "-shared", "-fPIC", "-DOTREG_PLAIN"]
     source = Path(__file__).parents[2] / "otreg" / "reductions" / "softmin.c"
     subprocess.run(["gcc", *flags, str(source), "-o", str(path), "-lm"], check=True)
     library = compiled._load(str(path))
