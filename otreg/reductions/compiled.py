@@ -46,9 +46,10 @@ def log_sum_exp_mean(
 class CompiledEngine(Remembering):
     """The engine for one problem: columns of no consequence are left out, a few at a time.
 
-    Points are put into an order in which neighbours are near. For a group of neighbouring rows, the best score that its box, the box of
-    some neighbouring columns and their largest log-weight allow is compared with what the rows sum up to at least: the
-    scores of a sample of all columns. The choice is made anew in each sum, and right for any log-weights.
+    Points are put into an order in which neighbours are near. The tiles of columns nearest to a group of rows are summed
+    first, which tells what the rows sum up to at least. A column that, by the box of the rows, could add to none of them
+    more than ``accuracy`` over the number of columns is left out. The choice is made anew in each sum, so that it is
+    right for any log-weights.
 
     Parameters
     ----------
