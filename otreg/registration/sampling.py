@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def thinned(points: FloatArray, count: int) -> IntArray:
     first = np.arange(len(points))
     for _ in range(30):
         cell = float(np.sqrt(low * high))
-        _, first = np.unique(np.floor(points / cell).astype(np.int64), axis=0, return_index=True)
+        _, first = np.unique(_cells(points, cell), return_index=True)
         if len(first) > 1.05 * count:
             low = cell
         elif len(first) < 0.95 * count:
@@ -66,6 +67,17 @@ def thinned(points: FloatArray, count: int) -> IntArray:
         else:
             break
     return np.sort(first)
+
+
+def _cells(points: FloatArray, size: float) -> IntArray:
+    """One number for the cell of a grid that each point (N, d) lies in, (N,)."""
+    places = np.floor(points / size).astype(np.int64)
+    places -= places.min(axis=0)
+    spans = [int(span) + 1 for span in places.max(axis=0)]
+    if math.prod(spans) > np.iinfo(np.int64).max:
+        # more cells than numbers
+        return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+    return np.ravel_multi_index(tuple(places.T), spans)
 
 
 def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
