@@ -9,7 +9,7 @@ from setuptools import Extension, find_packages, setup
 softmin = Extension(
     "otreg.reductions._softmin",
     ["otreg/reductions/softmin.c"],
-    depends=[f"otreg/reductions/softmin_{part}.h" for part in ("order", "problem", "rows")],
+    depends=[f"otreg/reductions/softmin_{part}.h" for part in ("farthest", "order", "problem", "rows")],
     extra_compile_args=[
         "-O2",
         "-g0",

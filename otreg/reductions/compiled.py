@@ -7,16 +7,15 @@ instructions (AVX-512, AVX2, whatever else), between which the processor decides
 
 from __future__ import annotations
 
-import ctypes
 import math
 import warnings
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from otreg.reductions import blocks, fused
+from otreg.reductions import blocks, fused, library
+from otreg.reductions.library import TYPES, pointer
 from otreg.reductions.remembering import Remembering
 from otreg.reductions.tree import Tree, build_tree
 
@@ -25,8 +24,6 @@ SMALLEST_TO_DIVIDE = 1 << 18
 
 SMALLEST_TO_SORT = 1 << 22
 """Pairs below which sorting the points costs more than it saves."""
-
-TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 LARGEST_SINGLE = 4096.0
 """How far the log-sum of a row may lie below the largest log-weight for float32 to do: about half the squared distance
@@ -46,10 +43,10 @@ def log_sum_exp_mean(
 class CompiledEngine(Remembering):
     """The engine for one problem: columns of no consequence are left out, a few at a time.
 
-    Points are put into an order in which neighbours are near. The tiles of columns nearest to a group of rows are summed
-    first, which tells what the rows sum up to at least. A column that, by the box of the rows, could add to none of them
-    more than ``accuracy`` over the number of columns is left out. The choice is made anew in each sum, so that it is
-    right for any log-weights.
+    Points are put into an order in which neighbours are near. The tiles of columns nearest to a group of rows are
+    summed first, which tells what the rows sum up to at least. A column that, by the box of the rows, could add to
+    none of them more than ``accuracy`` over the number of columns is left out. The choice is made anew in each sum, so
+    that it is right for any log-weights.
 
     Parameters
     ----------
@@ -95,7 +92,7 @@ class CompiledEngine(Remembering):
 @cache
 def is_available() -> bool:
     """Whether the library was built and gives the right answer on a small known case."""
-    if _library() is None:
+    if library.find() is None:
         return False
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         # deterministic, without touching the caller's random state; several tiles, and a part of one
@@ -119,48 +116,36 @@ def is_available() -> bool:
 
 def near_order(points: Tensor) -> Tensor:
     """An order (N,) of points (N, D) in which neighbours are near."""
-    library, points = _library(), points.detach().contiguous()
-    assert library is not None
+    built, points = library.find(), points.detach().contiguous()
+    assert built is not None
     order = torch.empty(len(points), dtype=torch.int64)
-    getattr(library, f"otreg_order_{TYPES[points.dtype]}")(
-        _pointer(points), len(points), points.shape[1], _pointer(order)
+    getattr(built, f"otreg_order_{TYPES[points.dtype]}")(
+        pointer(points), len(points), points.shape[1], pointer(order)
     )
     return order
+
+
+def farthest(points: Tensor, count: int, first: int) -> Tensor:
+    """Places (count,) of points (N, D), float32, that are each the farthest from those before; the first is given."""
+    built = library.find()
+    assert built is not None
+    places = -(-len(points) // 8) * 8
+    axes = points.new_zeros(points.shape[1], places)
+    axes[:, : len(points)] = points.T
+    nearest = points.new_full((places,), -1.0)
+    nearest[: len(points)] = torch.inf
+    chosen = torch.full((count,), first, dtype=torch.int64)
+    built.otreg_farthest(pointer(axes), places, points.shape[1], pointer(nearest), count, pointer(chosen))
+    return chosen
 
 
 def _takes(x: Tensor, y: Tensor) -> bool:
     some = len(x) > 0 and len(y) > 0 and x.device.type == "cpu" and x.dtype in TYPES
     if not some or not is_available():
         return False
-    library = _library()
-    assert library is not None
-    return 0 < x.shape[1] <= int(library.otreg_most_dimensions())
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    found = find_spec("otreg.reductions._softmin")
-    return None if found is None or found.origin is None else _load(found.origin)
-
-
-def _load(path: str) -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(path)
-        for name in TYPES.values():
-            prepare, add, release = (
-                getattr(library, f"otreg_{verb}_{name}") for verb in ("prepare", "sum", "release")
-            )
-            pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-            prepare.restype = pointer
-            prepare.argtypes = [pointer] * 6 + [whole] * 3 + [number] * 3 + [pointer] * 2
-            add.restype, add.argtypes = None, [pointer, whole, whole]
-            order = getattr(library, f"otreg_order_{name}")
-            order.restype, order.argtypes = None, [pointer, whole, whole, pointer]
-            release.restype, release.argtypes = None, [pointer]
-    except (OSError, AttributeError):
-        # built for another machine, or by another version
-        return None
-    return library
+    built = library.find()
+    assert built is not None
+    return 0 < x.shape[1] <= int(built.otreg_most_dimensions())
 
 
 def _reduce(
@@ -172,10 +157,10 @@ def _reduce(
     orders: tuple[Tensor, Tensor] | None = None,
     margin: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
-    library = _library()
-    assert library is not None
+    built = library.find()
+    assert built is not None
     channels = 0 if values is None else values.shape[1]
-    most = int(library.otreg_most_channels())
+    most = int(built.otreg_most_channels())
     if values is not None and channels > most:
         parts = [_reduce(x, y, h, eps, part, orders, margin) for part in values.split(most, dim=1)]
         return parts[0][0], torch.cat([mean for _, mean in parts if mean is not None], dim=1)
@@ -196,17 +181,17 @@ def _reduce(
     mean = None if values is None else x.new_empty(len(x), channels)
     rows, columns = (None, None) if orders is None else orders
     name = TYPES[x.dtype]
-    problem = getattr(library, f"otreg_prepare_{name}")(
-        _pointer(x), _pointer(rows), _pointer(y), _pointer(h), _pointer(given), _pointer(columns), len(y), x.shape[1],
-        channels, eps, highest, margin, _pointer(log_sum), _pointer(mean),
+    problem = getattr(built, f"otreg_prepare_{name}")(
+        pointer(x), pointer(rows), pointer(y), pointer(h), pointer(given), pointer(columns), len(y), x.shape[1],
+        channels, eps, highest, margin, pointer(log_sum), pointer(mean),
     )  # fmt: skip
     if not problem:
         raise MemoryError(f"no memory for the sums over {len(y)} points")
     threads = torch.get_num_threads() if len(x) * len(y) >= SMALLEST_TO_DIVIDE else 1
     try:
-        getattr(library, f"otreg_sum_{name}")(problem, len(x), threads)
+        getattr(built, f"otreg_sum_{name}")(problem, len(x), threads)
     finally:
-        getattr(library, f"otreg_release_{name}")(problem)
+        getattr(built, f"otreg_release_{name}")(problem)
     if x.dtype == torch.float32:
         _sum_again(x, y, h, eps, given, orders, margin, highest, log_sum, mean)
     return log_sum, None if mean is None else mean.to(dtype)
@@ -237,7 +222,3 @@ def _sum_again(
     log_sum[far] = logs
     if mean is not None and means is not None:
         mean[far] = means.to(mean.dtype)
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

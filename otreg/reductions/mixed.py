@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from otreg.errors import InputError
+from otreg.reductions import mixtures
 from otreg.reductions.cells import CellGrid, Near
 from otreg.reductions.pair_weights import Ingredient, weight_blocks
 from otreg.reductions.radial import KERNELS, kernel_sums
@@ -188,6 +189,8 @@ class _MixedSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, y, values)
         ctx.settings, ctx.dense = (kernel, orders, counts), near is None
+        if near is None and kernel.kernel == "gaussian" and mixtures.takes(x, orders, values.shape[1]):
+            return mixtures.mix(kernel.recipe(), x, y, values, orders, counts)
         # Few channels times many pairs: this way round the product is two to four times quicker.
         across = values.T.contiguous()
         here = x if near is None else x[near.order]

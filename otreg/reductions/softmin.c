@@ -13,6 +13,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #define MOST_DIMENSIONS 16
 #define MOST_CHANNELS 64
+#define MOST_ORDERS 4
 #define TILE 64                // columns whose bounds are looked at together
 #define SHARE 256              // rows that a thread takes at a time, a multiple of any group of rows
 #define MOST_THREADS 256
@@ -185,3 +186,21 @@ EXPORT void otreg_sum_f64(const problem_f64 *problem, int64_t rows, int64_t thre
   work w = {problem, VERSION(f64), rows, 0};
   divide(&w, threads);
 }
+
+#ifdef PROCESSOR_CHOOSES
+#define MIX(type) level() == 2 ? mix_##type##_avx512 : level() == 1 ? mix_##type##_avx2 : mix_##type##_any
+#else
+#define MIX(type) mix_##type##_any
+#endif
+
+// x (n, 3), y (m, 3), values (m, channels), result (n, channels).
+EXPORT void otreg_mix_f32(const mixture_f32 *mixture, int64_t rows, int64_t threads) {
+  work w = {mixture, MIX(f32), rows, 0};
+  divide(&w, threads);
+}
+EXPORT void otreg_mix_f64(const mixture_f64 *mixture, int64_t rows, int64_t threads) {
+  work w = {mixture, MIX(f64), rows, 0};
+  divide(&w, threads);
+}
+
+#include "softmin_farthest.h"

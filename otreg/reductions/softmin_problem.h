@@ -20,6 +20,16 @@ typedef struct {
   REAL *mean;
 } TYPED(problem);
 
+// Gaussians from wide to narrow, exp2(exponent r²), each also as a power of the one before: of so many squarings (-1: not).
+// factors (widths, orders): what each adds to the kernel of each order; order_of (channels).
+typedef struct {
+  const REAL *x, *y, *values;
+  REAL *result;
+  int64_t m, channels, widths, orders;
+  const REAL *exponents, *factors;
+  const int64_t *squarings, *order_of;
+} TYPED(mixture);
+
 EXPORT void TYPED(otreg_release)(TYPED(problem) *p) {
   if (!p) return;
   free(p->panel);

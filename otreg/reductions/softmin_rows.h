@@ -390,6 +390,8 @@ static TARGET void NAME(sum)(const void *problem, long begin, long end) {
   free(room);
 }
 
+#include "softmin_mixed.h"
+
 #undef VECTORS
 #undef AT_ONCE
 #undef ROWS

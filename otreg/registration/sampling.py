@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
+from otreg.reductions import compiled
 from otreg.surface import FloatArray, IntArray, Surface
 
 
@@ -38,9 +40,13 @@ def farthest_points(points: FloatArray, count: int, seed: int = 0) -> IntArray:
     """Choose ``count`` of ``points`` (N, d), each the farthest from those before it (Gonzalez 1985)."""
     if count >= len(points):
         return np.arange(len(points))
+    first = int(np.random.default_rng(seed).integers(len(points)))
+    if compiled.is_available():
+        single = torch.from_numpy(np.asarray(points, dtype=np.float32))
+        return np.asarray(compiled.farthest(single, count, first).numpy())
     coordinates = np.ascontiguousarray(points.T, dtype=np.float32)
     chosen = np.empty(count, np.int64)
-    chosen[0] = np.random.default_rng(seed).integers(len(points))
+    chosen[0] = first
     nearest = np.full(len(points), np.inf, np.float32)
     for k in range(count - 1):
         squared = np.zeros(len(points), np.float32)

@@ -140,8 +140,11 @@ class Stages:
         return self._with_marks(moving, self.marks[0]), fixed
 
     def _fine_samples(self) -> tuple[Samples, Samples]:
-        """More points on both shapes for the fine levels, never fewer than the coarse ones had; MOVING's unmoved."""
-        count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
+        """More points on both shapes for the fine levels, as many as MOVING has vertices; MOVING's unmoved.
+
+        Never fewer than the coarse levels had. Twice as many brought held-back points 1% closer, and no truth.
+        """
+        count = min(max(len(self.moving), 2 * self.points), self.settings.fine_points)
         moving, fixed = together(
             partial(self._sample_moving, count, self.seed + 5),
             partial(sample_shape, self.fixed, count, self.seed + 6),

@@ -123,7 +123,7 @@ class SymmetricPipeline(Pipeline):
 
     def _refine_both(self) -> None:
         """More points on both shapes for the fine levels, carried to where the shapes meet."""
-        count = min(max(2 * len(self.moving), 2 * self.points), self.settings.fine_points)
+        count = min(max(len(self.moving), 2 * self.points), self.settings.fine_points)
         moving = self._with_marks(self._sample_moving(count, self.seed + 5), self.marks[0])
         fixed = self._with_marks(sample_shape(self.fixed, count, self.seed + 6), self.marks[1])
         self.x, self.y = self._carried(self.parts, moving), self._carried(self.back, fixed)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from otreg.reductions import blocks, compiled, fused, softmin, softmin_pair
+from otreg.reductions import blocks, compiled, fused, library, softmin, softmin_pair
 from otreg.reductions.compiled import CompiledEngine
 from otreg.reductions.for_problem import engine_for_problem
 from otreg.reductions.truncated import TruncatedEngine
@@ -226,9 +226,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     flags = ["-O1", "-fno-math-errno", "-pthread", "-shared", "-fPIC", "-DOTREG_PLAIN"]
     source = Path(__file__).parents[2] / "otreg" / "reductions" / "softmin.c"
     subprocess.run(["gcc", *flags, str(source), "-o", str(path), "-lm"], check=True)
-    library = compiled._load(str(path))
-    assert library is not None
-    return library
+    built = library.load(str(path))
+    assert built is not None
+    return built
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
@@ -239,7 +239,7 @@ class TestOnAnyProcessor(EngineContract):
 
     @pytest.fixture(autouse=True)
     def runs_it(self, plain: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(compiled, "_library", lambda: plain)
+        monkeypatch.setattr(library, "find", lambda: plain)
         compiled.is_available.cache_clear()
         assert compiled.is_available()
 
@@ -282,14 +282,14 @@ class TestWithoutTheLibrary:
 def test_a_library_that_is_missing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for broken in (None, "/nowhere/_softmin.so"):
         spec = None if broken is None else type("Spec", (), {"origin": broken})
-        monkeypatch.setattr(compiled, "find_spec", lambda name, spec=spec: spec)
-        compiled._library.cache_clear()
+        monkeypatch.setattr(library, "find_spec", lambda name, spec=spec: spec)
+        library.find.cache_clear()
         compiled.is_available.cache_clear()
         try:
             assert not compiled.is_available()
         finally:
             monkeypatch.undo()
-            compiled._library.cache_clear()
+            library.find.cache_clear()
             compiled.is_available.cache_clear()
     assert compiled.is_available()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from otreg import InputError
-from otreg.reductions import mixed, pair_weights
+from otreg.reductions import mixed, mixtures, pair_weights
 from otreg.reductions.mixed import MixedKernel
 from tests.support import ROOT
 
@@ -59,11 +59,13 @@ def kernel(request: pytest.FixtureRequest) -> MixedKernel:
     return MixedKernel(*request.param)
 
 
-@pytest.fixture(params=["dense", "cells", "pairs"])
+@pytest.fixture(params=["dense", "torch", "cells", "pairs"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All ways of summing a compact kernel, whatever the sizes would choose."""
-    monkeypatch.setattr(mixed, "_FEW", 10**9 if request.param == "dense" else 0)
-    if request.param != "dense":
+    """All ways of summing a kernel, whatever the sizes would choose; Gaussians also without our library."""
+    if request.param == "torch":
+        monkeypatch.setattr(mixtures, "takes", lambda *given: False)
+    monkeypatch.setattr(mixed, "_FEW", 10**9 if request.param in ("dense", "torch") else 0)
+    if request.param not in ("dense", "torch"):
         monkeypatch.setattr(mixed, "_FULL_CELL", 0 if request.param == "cells" else 10**12)
         monkeypatch.setattr(MixedKernel, "_is_dense", lambda self, centres: self.kernel == "gaussian")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from otreg.registration.sampling import farthest_points, sample_shape, thinned, unit
+from otreg.reductions import compiled
+from otreg.registration.sampling import _cells, farthest_points, sample_shape, thinned, unit
 from otreg.surface import Surface
 
 SIDE = 0.5
@@ -132,3 +133,27 @@ def test_thinned_points_are_about_as_many_and_apart() -> None:
 def test_unit_leaves_zero_alone() -> None:
     vectors = np.array([[3.0, 0, 4], [0, 0, 0], [0, -2, 0]])
     assert unit(vectors).tolist() == [[0.6, 0, 0.8], [0, 0, 0], [0, -1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "dimension"), [(900, 300, 6), (100, 99, 2), (57, 13, 1), (9, 9, 3)]
+)
+def test_our_library_chooses_the_farthest_points_that_numpy_would(
+    count: int, wanted: int, dimension: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # rounded, so that many are equally far
+    points = np.random.default_rng(0).random((count, dimension)).round(1 if dimension == 2 else 6)
+    chosen = farthest_points(points, wanted, seed=1)
+    monkeypatch.setattr(compiled, "is_available", lambda: False)
+    assert np.array_equal(chosen, farthest_points(points, wanted, seed=1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9])
+def test_thinned_takes_one_point_of_each_cell(scale: float) -> None:
+    """Also where a grid has more cells than there are numbers."""
+    points = np.random.default_rng(0).random((3000, 7)) * np.array([1, 1, 1, scale, 0.1, 0.1, 0.1])
+    for size in (0.3, 0.01):
+        rows = np.floor(points / size).astype(np.int64)
+        _, first = np.unique(rows, axis=0, return_index=True)
+        _, found = np.unique(_cells(points, size), return_index=True)
+        assert np.array_equal(np.sort(first), np.sort(found))

@@ -1,0 +1,58 @@
+"""The library in C that is built with the package (softmin.c), where there is a compiler: found, loaded, described."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+TYPES = {torch.float32: "f32", torch.float64: "f64"}
+
+_WHOLE, _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+class Mixture(ctypes.Structure):
+    """``mixture`` of softmin_problem.h."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "y", "values", "result")),
+        *((name, _WHOLE) for name in ("m", "channels", "widths", "orders")),
+        *((name, _POINTER) for name in ("exponents", "factors", "squarings", "order_of")),
+    )
+
+
+@cache
+def find() -> ctypes.CDLL | None:
+    """The library, or None where it was not built."""
+    found = find_spec("otreg.reductions._softmin")
+    return None if found is None or found.origin is None else load(found.origin)
+
+
+def load(path: str) -> ctypes.CDLL | None:
+    """The library of this file; None where it was built for another machine, or from other sources."""
+    try:
+        library = ctypes.CDLL(path)
+        for name in TYPES.values():
+            prepare, release, add, order, mix = (
+                getattr(library, f"otreg_{verb}_{name}")
+                for verb in ("prepare", "release", "sum", "order", "mix")
+            )
+            prepare.restype = _POINTER
+            prepare.argtypes = [_POINTER] * 6 + [_WHOLE] * 3 + [_NUMBER] * 3 + [_POINTER] * 2
+            release.restype, release.argtypes = None, [_POINTER]
+            add.restype, add.argtypes = None, [_POINTER, _WHOLE, _WHOLE]
+            order.restype, order.argtypes = None, [_POINTER, _WHOLE, _WHOLE, _POINTER]
+            mix.restype, mix.argtypes = None, [ctypes.POINTER(Mixture), _WHOLE, _WHOLE]
+        library.otreg_farthest.restype = None
+        library.otreg_farthest.argtypes = [_POINTER, _WHOLE, _WHOLE, _POINTER, _WHOLE, _POINTER]
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Where the numbers of a contiguous tensor on a CPU lie."""
+    return None if tensor is None else tensor.data_ptr()
