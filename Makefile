@@ -10,7 +10,7 @@ DEMO ?= out/demo
 
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml setup.py README.md $(shell find otreg cli -name "*.py" -o -name py.typed -o -path "*/page/*" -o -name "softmin*")
+SOURCES := pyproject.toml setup.py README.md $(shell find otreg cli -name "*.py" -o -name py.typed -o -path "*/page/*" -o -path "*/native/*" -o -name "*.cu")
 MOVING := data/metacarpal_1.vtk
 FIXED := data/metacarpal_2.stl
 

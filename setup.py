@@ -6,10 +6,12 @@ from setuptools import Extension, find_packages, setup
 
 # Plain C, called through ctypes. Optional: without a compiler, or with one that knows no vector types, sums over pairs
 # go through torch, with the same results.
-softmin = Extension(
-    "otreg.reductions._softmin",
-    ["otreg/reductions/softmin.c"],
-    depends=[f"otreg/reductions/softmin_{part}.h" for part in ("farthest", "order", "problem", "rows")],
+library = Extension(
+    "otreg.reductions._library",
+    ["otreg/reductions/native/library.c"],
+    depends=[
+        f"otreg/reductions/native/{part}.h" for part in ("farthest", "mixed", "order", "problem", "rows")
+    ],
     extra_compile_args=[
         "-O2",
         "-g0",
@@ -24,7 +26,7 @@ softmin = Extension(
 )
 
 setup(
-    ext_modules=[softmin],
+    ext_modules=[library],
     packages=[*find_packages(include=["otreg", "otreg.*"]), "otreg_cli"],
     package_dir={"otreg_cli": "cli"},
     package_data={"otreg": ["py.typed"], "otreg.reductions": ["*.cu"], "otreg.visualize": ["page/*"]},

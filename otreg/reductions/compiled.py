@@ -1,4 +1,4 @@
-"""The fast engine on CPUs: a kernel of our own (softmin.c), built at installation, where there is a compiler.
+"""The fast engine on CPUs: a kernel of our own (native/library.c), built at installation, where there is a compiler.
 
 Nothing leaves the registers between the dozen operations of each pair. The library has one version for each set of
 instructions (AVX-512, AVX2, whatever else), between which the processor decides. Where it could not be built, and above
@@ -21,6 +21,9 @@ from otreg.reductions.tree import Tree, build_tree
 
 SMALLEST_TO_DIVIDE = 1 << 18
 """Pairs below which starting threads costs more than it saves."""
+
+PAIRS_AT_ONCE = 1 << 33
+"""Pairs that one call sums, in a few seconds: between two calls Ctrl-C is heard."""
 
 SMALLEST_TO_SORT = 1 << 22
 """Pairs below which sorting the points costs more than it saves."""
@@ -189,7 +192,8 @@ def _reduce(
         raise MemoryError(f"no memory for the sums over {len(y)} points")
     threads = torch.get_num_threads() if len(x) * len(y) >= SMALLEST_TO_DIVIDE else 1
     try:
-        getattr(built, f"otreg_sum_{name}")(problem, len(x), threads)
+        for part in blocks.chunks(len(x), len(y), PAIRS_AT_ONCE):
+            getattr(built, f"otreg_sum_{name}")(problem, part.start, part.stop, threads)
     finally:
         getattr(built, f"otreg_release_{name}")(problem)
     if x.dtype == torch.float32:

@@ -1,4 +1,4 @@
-"""The library in C that is built with the package (softmin.c), where there is a compiler: found, loaded, described."""
+"""The library in C that is built with the package (native/library.c) where there is a compiler: found and described."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHOLE, _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
 class Mixture(ctypes.Structure):
-    """``mixture`` of softmin_problem.h."""
+    """``mixture`` of problem.h."""
 
     _fields_ = (
         *((name, _POINTER) for name in ("x", "y", "values", "result")),
@@ -27,7 +27,7 @@ class Mixture(ctypes.Structure):
 @cache
 def find() -> ctypes.CDLL | None:
     """The library, or None where it was not built."""
-    found = find_spec("otreg.reductions._softmin")
+    found = find_spec("otreg.reductions._library")
     return None if found is None or found.origin is None else load(found.origin)
 
 
@@ -43,7 +43,7 @@ def load(path: str) -> ctypes.CDLL | None:
             prepare.restype = _POINTER
             prepare.argtypes = [_POINTER] * 6 + [_WHOLE] * 3 + [_NUMBER] * 3 + [_POINTER] * 2
             release.restype, release.argtypes = None, [_POINTER]
-            add.restype, add.argtypes = None, [_POINTER, _WHOLE, _WHOLE]
+            add.restype, add.argtypes = None, [_POINTER, _WHOLE, _WHOLE, _WHOLE]
             order.restype, order.argtypes = None, [_POINTER, _WHOLE, _WHOLE, _POINTER]
             mix.restype, mix.argtypes = None, [ctypes.POINTER(Mixture), _WHOLE, _WHOLE]
         library.otreg_farthest.restype = None

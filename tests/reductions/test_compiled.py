@@ -224,7 +224,7 @@ def test_one_engine_for_each_problem() -> None:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     path = tmp_path_factory.mktemp("plain") / "plain.so"
     flags = ["-O1", "-fno-math-errno", "-pthread", "-shared", "-fPIC", "-DOTREG_PLAIN"]
-    source = Path(__file__).parents[2] / "otreg" / "reductions" / "softmin.c"
+    source = Path(__file__).parents[2] / "otreg" / "reductions" / "native" / "library.c"
     subprocess.run(["gcc", *flags, str(source), "-o", str(path), "-lm"], check=True)
     built = library.load(str(path))
     assert built is not None
@@ -280,7 +280,7 @@ class TestWithoutTheLibrary:
 
 
 def test_a_library_that_is_missing_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for broken in (None, "/nowhere/_softmin.so"):
+    for broken in (None, "/nowhere/_library.so"):
         spec = None if broken is None else type("Spec", (), {"origin": broken})
         monkeypatch.setattr(library, "find_spec", lambda name, spec=spec: spec)
         library.find.cache_clear()

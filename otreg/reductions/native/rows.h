@@ -1,4 +1,4 @@
-// The sums for one type and one set of instructions: included by softmin.c, which defines REAL, INTEGER, TYPED(), SET,
+// The sums for one type and one set of instructions: included by library.c, which defines REAL, INTEGER, TYPED(), SET,
 // TARGET, LANES, VMAX and VMIN, and what belongs to the type.
 //
 // A group of ROWS rows lies side by side in VECTORS registers; the columns come by one after the other, CHUNK of them
@@ -352,13 +352,14 @@ static TARGET void NAME(sum)(const void *problem, long begin, long end) {
   VECTOR x[MOST_DIMENSIONS][VECTORS];
   long places[2 * TILE];  // of columns that matter, until they are enough
   REAL *const room = malloc(sizeof(REAL) * (p->tile_places + p->sample_places));
+  const int all = p->margin <= 0 || !room;
   for (long first = begin; first < end; first += ROWS) {
     for (int k = 0; k < ROWS; ++k) {
       const long place = first + k < end ? first + k : end - 1, i = p->row_order ? p->row_order[place] : place;
       for (int d = 0; d < D; ++d) ROW(x[d], k) = p->x[i * D + d] * p->unit;
     }
-    NAME(start)(p, D, (GROUP)x, p->margin <= 0, &sums);
-    if (p->margin <= 0) {
+    NAME(start)(p, D, (GROUP)x, all, &sums);
+    if (all) {
       for (long t = 0; t < p->tiles; ++t)
         NAME(add)(D, V, (GROUP)x, p->panel + t * TILE * stride, p->whole + t * TILE, &sums);
     } else {
@@ -390,7 +391,7 @@ static TARGET void NAME(sum)(const void *problem, long begin, long end) {
   free(room);
 }
 
-#include "softmin_mixed.h"
+#include "mixed.h"
 
 #undef VECTORS
 #undef AT_ONCE

@@ -1,4 +1,4 @@
-// Points that are each the farthest from those before them. Included by softmin.c.
+// Points that are each the farthest from those before them. Included by library.c.
 //
 // Compiled without fused multiplications, so that the points chosen are those that NumPy would choose.
 
@@ -15,7 +15,8 @@ static inline __attribute__((always_inline)) void choose(
     for (long place = 0; place < places; place += 8) {
       eight here = *(const eight_unaligned *)(nearest + place), squared = {0};
       for (long d = 0; d < dimension; ++d) {
-        const eight difference = *(const eight_unaligned *)(axes + d * places + place) - axes[d * places + chosen[n - 1]];
+        const eight there = *(const eight_unaligned *)(axes + d * places + place);
+        const eight difference = there - axes[d * places + chosen[n - 1]];
         squared += difference * difference;
       }
       const eight_places nearer = squared < here;

@@ -1,4 +1,4 @@
-// Sums of kernels that are mixtures of Gaussians, Σ_j K_o(|x_i - y_j|²) v_j in 3-D: included by softmin_rows.h for each
+// Sums of kernels that are mixtures of Gaussians, Σ_j K_o(|x_i - y_j|²) v_j in 3-D: included by rows.h for each
 // type and each set of instructions. Layout of rows and columns as there.
 
 // 2^s for s up to 0; exactly 0 where it would be below the smallest normal number.

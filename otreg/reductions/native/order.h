@@ -1,5 +1,5 @@
 // An order of points in which neighbours are near, and any TILE of them from a multiple of TILE on lie in a small box:
-// halves along the widest axis, and so on. Included by softmin.c, which defines REAL and TYPED().
+// halves along the widest axis, and so on. Included by library.c, which defines REAL and TYPED().
 
 // Puts the `middle` smallest coordinates of order[0 .. count) first (Hoare's selection).
 static void TYPED(select)(const REAL *points, long dimension, int64_t *order, long count, long middle, long axis) {

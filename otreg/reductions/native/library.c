@@ -1,7 +1,8 @@
-// Log-sum-exp and weighted means over all pairs on a CPU: what otreg/reductions/compiled.py calls. No pair is ever stored.
+// The sums over all pairs, and the choices of points, that the package makes on a CPU: what otreg/reductions/library.py loads.
+// No pair is ever stored.
 //
 // Plain C with the vector types of GCC and Clang, no header of Python: built when the package is installed, where there is
-// a compiler. The rows are summed by softmin_rows.h, once for each type and each set of instructions; the processor
+// a compiler. The sums (rows.h, mixed.h) are compiled once for each type and each set of instructions; the processor
 // decides which is run.
 
 #include <math.h>
@@ -27,7 +28,7 @@
 #define NAME(name) JOIN(TYPED(name), SET)
 
 // What Python looks for in a module: there is nothing for it here.
-EXPORT void *PyInit__softmin(void) { return NULL; }
+EXPORT void *PyInit__library(void) { return NULL; }
 EXPORT int otreg_most_dimensions(void) { return MOST_DIMENSIONS; }
 EXPORT int otreg_most_channels(void) { return MOST_CHANNELS; }
 
@@ -54,8 +55,8 @@ EXPORT int otreg_most_channels(void) { return MOST_CHANNELS; }
 static const float COEFFICIENTS_f32[] = {0.69314697758522805612f, 0.24022242066381334619f, 0.055507337440232809528f,
                                          0.0096715134738943216301f, 0.0013264730385340681644f};
 #define COEFFICIENTS COEFFICIENTS_f32
-#include "softmin_order.h"
-#include "softmin_problem.h"
+#include "order.h"
+#include "problem.h"
 
 #ifdef PROCESSOR_CHOOSES
 #define SET avx512
@@ -64,19 +65,19 @@ static const float COEFFICIENTS_f32[] = {0.69314697758522805612f, 0.240222420663
 #define VMAX _mm512_max_ps
 #define VMIN _mm512_min_ps
 #define WHERE(values, limit) _mm512_cmp_ps_mask(values, _mm512_set1_ps(limit), _CMP_GE_OQ)
-#include "softmin_rows.h"
+#include "rows.h"
 #define SET avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define LANES 8
 #define VMAX _mm256_max_ps
 #define VMIN _mm256_min_ps
 #define WHERE(values, limit) _mm256_movemask_ps(_mm256_cmp_ps(values, _mm256_set1_ps(limit), _CMP_GE_OQ))
-#include "softmin_rows.h"
+#include "rows.h"
 #endif
 #define SET any
 #define TARGET
 #define LANES 4
-#include "softmin_rows.h"
+#include "rows.h"
 
 #undef REAL
 #undef INTEGER
@@ -111,8 +112,8 @@ static const double COEFFICIENTS_f64[] = {
     0.0013333558146766821271, 0.00015403530457080230223, 0.00001525273350067215299, 1.3215435301680803869e-6,
     1.017819645981982083e-7,  7.0737795156014909833e-9,  4.4352320161851440047e-10};
 #define COEFFICIENTS COEFFICIENTS_f64
-#include "softmin_order.h"
-#include "softmin_problem.h"
+#include "order.h"
+#include "problem.h"
 
 #ifdef PROCESSOR_CHOOSES
 #define SET avx512
@@ -121,19 +122,19 @@ static const double COEFFICIENTS_f64[] = {
 #define VMAX _mm512_max_pd
 #define VMIN _mm512_min_pd
 #define WHERE(values, limit) _mm512_cmp_pd_mask(values, _mm512_set1_pd(limit), _CMP_GE_OQ)
-#include "softmin_rows.h"
+#include "rows.h"
 #define SET avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define LANES 4
 #define VMAX _mm256_max_pd
 #define VMIN _mm256_min_pd
 #define WHERE(values, limit) _mm256_movemask_pd(_mm256_cmp_pd(values, _mm256_set1_pd(limit), _CMP_GE_OQ))
-#include "softmin_rows.h"
+#include "rows.h"
 #endif
 #define SET any
 #define TARGET
 #define LANES 2
-#include "softmin_rows.h"
+#include "rows.h"
 
 static int level(void) {
 #ifdef PROCESSOR_CHOOSES
@@ -149,15 +150,15 @@ static int level(void) {
 typedef struct {
   const void *problem;
   void (*sum)(const void *problem, long begin, long end);
-  long rows, next;
+  long end, next;
 } work;
 
 static void *take(void *given) {
   work *w = given;
   for (;;) {
     const long begin = __atomic_fetch_add(&w->next, SHARE, __ATOMIC_RELAXED);
-    if (begin >= w->rows) return NULL;
-    w->sum(w->problem, begin, begin + SHARE < w->rows ? begin + SHARE : w->rows);
+    if (begin >= w->end) return NULL;
+    w->sum(w->problem, begin, begin + SHARE < w->end ? begin + SHARE : w->end);
   }
 }
 
@@ -177,13 +178,13 @@ static void divide(work *w, long threads) {
 #define VERSION(type) sum_##type##_any
 #endif
 
-// All rows, on so many threads. A row's sum does not depend on which thread takes it.
-EXPORT void otreg_sum_f32(const problem_f32 *problem, int64_t rows, int64_t threads) {
-  work w = {problem, VERSION(f32), rows, 0};
+// Rows begin to end, in their order, on so many threads. A row's sum does not depend on which thread takes it.
+EXPORT void otreg_sum_f32(const problem_f32 *problem, int64_t begin, int64_t end, int64_t threads) {
+  work w = {problem, VERSION(f32), end, begin};
   divide(&w, threads);
 }
-EXPORT void otreg_sum_f64(const problem_f64 *problem, int64_t rows, int64_t threads) {
-  work w = {problem, VERSION(f64), rows, 0};
+EXPORT void otreg_sum_f64(const problem_f64 *problem, int64_t begin, int64_t end, int64_t threads) {
+  work w = {problem, VERSION(f64), end, begin};
   divide(&w, threads);
 }
 
@@ -203,4 +204,4 @@ EXPORT void otreg_mix_f64(const mixture_f64 *mixture, int64_t rows, int64_t thre
   divide(&w, threads);
 }
 
-#include "softmin_farthest.h"
+#include "farthest.h"

@@ -1,4 +1,4 @@
-// One problem of one type, its columns ready to be summed: included by softmin.c, which defines REAL, TYPED() and ABSENT.
+// One problem of one type, its columns ready to be summed: included by library.c, which defines REAL, TYPED() and ABSENT.
 //
 // Lengths are in units of a power of 2 near the blur: coordinates keep all their digits, and squares stay in range.
 
@@ -101,7 +101,8 @@ static void TYPED(plane)(
 // powers of 2, tiles are left out whose columns each add less than that to what a row sums up to. NULL: out of memory.
 EXPORT TYPED(problem) *TYPED(otreg_prepare)(
     const REAL *x, const int64_t *row_order, const REAL *y, const double *h, const REAL *values,
-    const int64_t *column_order, int64_t m, int64_t dimension, int64_t channels, double eps, double constant, double margin, double *log_sum, REAL *mean) {
+    const int64_t *column_order, int64_t m, int64_t dimension, int64_t channels, double eps, double constant,
+    double margin, double *log_sum, REAL *mean) {
   TYPED(problem) *p = calloc(1, sizeof *p);
   if (!p) return NULL;
   const long tiles = (m + TILE - 1) / TILE, places = tiles * TILE, tile_places = (tiles + 15) / 16 * 16;
