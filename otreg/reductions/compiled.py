@@ -174,7 +174,8 @@ def _reduce(
         return h.new_full((len(x),), -math.inf), nothing
     low, high = torch.minimum(x.amin(dim=0), y.amin(dim=0)), torch.maximum(x.amax(dim=0), y.amax(dim=0))
     extent = float((high.double() - low.double()).max()) / math.sqrt(eps)
-    if not extent <= LARGEST_EXTENT[torch.float64]:
+    # also where a number is none, so that nobody takes the result for one
+    if not extent <= LARGEST_EXTENT[torch.float64] or math.isnan(highest):
         return blocks.log_sum_exp_mean(x, y, h, eps, values)
     if extent > LARGEST_EXTENT[x.dtype]:
         x, y = x.double(), y.double()

@@ -189,7 +189,7 @@ class _MixedSum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, y, values)
         ctx.settings, ctx.dense = (kernel, orders, counts), near is None
-        if near is None and kernel.kernel == "gaussian" and mixtures.takes(x, orders, values.shape[1]):
+        if near is None and kernel.kernel == "gaussian" and mixtures.takes(x, y, orders, values.shape[1]):
             return mixtures.mix(kernel.recipe(), x, y, values, orders, counts)
         # Few channels times many pairs: this way round the product is two to four times quicker.
         across = values.T.contiguous()

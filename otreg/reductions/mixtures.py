@@ -20,10 +20,11 @@ SMALLEST_TO_DIVIDE = 1 << 16
 """Pairs below which starting threads costs more than it saves."""
 
 
-def takes(x: Tensor, orders: Sequence[int], channels: int) -> bool:
-    """Whether the library sums these: points (N, 3) on a CPU, orders of derivative, columns of values."""
+def takes(x: Tensor, y: Tensor, orders: Sequence[int], channels: int) -> bool:
+    """Whether the library sums these: points (N, 3) and finite ones (M, 3) on a CPU, orders, columns of values."""
     small = len(set(orders)) <= MOST_ORDERS and 0 < channels <= MOST_CHANNELS and len(x) > 0
-    return small and x.device.type == "cpu" and x.dtype in TYPES and compiled.is_available()
+    here = x.device.type == "cpu" and x.dtype in TYPES and compiled.is_available()
+    return small and here and bool(torch.isfinite(y).all())
 
 
 def mix(

@@ -17,6 +17,7 @@ from torch import Tensor
 from otreg.reductions import blocks, compiled, fused, library, softmin, softmin_pair
 from otreg.reductions.compiled import CompiledEngine
 from otreg.reductions.for_problem import engine_for_problem
+from otreg.reductions.mixed import MixedKernel
 from otreg.reductions.truncated import TruncatedEngine
 from tests.reductions.contract import EngineContract
 
@@ -131,6 +132,19 @@ def test_a_column_that_outweighs_the_sample() -> None:
             assert average is not None and torch.allclose(average.double(), mean, atol=1e-4)
 
 
+@pytest.mark.parametrize("present", [[7], [7, 4040], list(range(100, 140))])
+def test_few_columns_have_a_weight(present: list[int]) -> None:
+    """Hardly any that a sample would see."""
+    x, y = points(1500, 3, torch.float32, 1), points(6000, 3, torch.float32, 2)
+    h = torch.full((6000,), -math.inf, dtype=torch.float64)
+    h[present] = 0.3
+    for blur in (0.01, 0.2):
+        log_sum, mean = wanted(x, y, h, blur**2, y)
+        found, average = CompiledEngine(1e-6)(x, y, h, blur**2, y)
+        assert torch.allclose(found, log_sum, rtol=1e-6, atol=1e-4)
+        assert average is not None and torch.allclose(average.double(), mean, atol=1e-4)
+
+
 def test_a_constant_in_the_weights_costs_no_digits() -> None:
     x, y = points(200, 3, torch.float32, 1), points(300, 3, torch.float32, 2)
     h = 30.0 * y[:, 0].double()
@@ -158,6 +172,20 @@ def test_squares_do_not_overflow() -> None:
     far = torch.tensor([[1e30, 0.0, 0.0], [-1e30, 0.0, 0.0]])
     found, _ = compiled.log_sum_exp_mean(far, far, torch.zeros(2, dtype=torch.float64), 1.0)
     assert torch.allclose(found, torch.zeros(2, dtype=torch.float64))
+
+
+def test_what_is_no_number_gives_none() -> None:
+    """Optimisers that have gone astray have to notice."""
+    x, y, h = points(50, 3, torch.float32, 1), points(60, 3, torch.float32, 2), torch.zeros(60).double()
+    for broken in (x, y, h):
+        kept = broken[3].clone()
+        broken[3] = torch.nan
+        log_sum, mean = CompiledEngine(1e-5)(x, y, h, 0.01, y)
+        assert bool(log_sum.isnan().any()) and mean is not None and bool(mean.isnan().any())
+        broken[3] = kept
+    kernel, weights = MixedKernel("gaussian", (0.3, 0.1)), torch.ones(60, 1)
+    y[3] = torch.nan
+    assert bool(kernel.sums(x, y, (0, weights))[0].isnan().any())
 
 
 def test_threads_make_no_difference() -> None:

@@ -241,7 +241,8 @@ static TARGET __attribute__((noinline)) void NAME(look)(
     size = levels[k] > size ? levels[k] : -levels[k] > size ? -levels[k] : size;
   }
   for (int d = 0; d < D; ++d) {
-    const REAL origin = origins[d] / share;
+    // where no column is known, the row stays where it is
+    const REAL origin = share > 0 ? origins[d] / share : ROW(x[d], row);
     const REAL delta = origin - ROW(x[d], row);
     REAL low = -NOTHING, high = NOTHING;
     for (int k = 0; k < ROWS; ++k) {
