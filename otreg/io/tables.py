@@ -83,7 +83,11 @@ def _split(lines: list[str], separator: str | None) -> list[list[str]]:
     if separator is None:
         return [line.split() for line in lines]
     rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    return [[word.strip() for word in row] for row in rows]
+    try:
+        return [[word.strip() for word in row] for row in rows]
+    except csv.Error as error:
+        # a carriage return inside a line, say
+        raise InputError(f"the table is damaged ({error}): correct or export it again") from error
 
 
 def _columns(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otreg import io
@@ -179,6 +179,7 @@ def test_truncated_shared_data(tmp_path: Path, name: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example(suffix="csv", changes=[(0.5, 13)])  # a carriage return inside a line
 @given(
     suffix=st.sampled_from(["vtk", "ply", "stl", "obj", "off", "gii", "pial", "npy", "csv"]),
     changes=st.lists(
