@@ -16,8 +16,7 @@ from torch import Tensor
 
 from otreg.reductions import blocks, fused, library
 from otreg.reductions.library import TYPES, pointer
-from otreg.reductions.remembering import Remembering
-from otreg.reductions.tree import Tree, build_tree
+from otreg.reductions.remembering import RememberingOrder
 
 SMALLEST_TO_DIVIDE = 1 << 18
 """Pairs below which starting threads costs more than it saves."""
@@ -43,7 +42,7 @@ def log_sum_exp_mean(
     return _reduce(x, y, h, eps, values) if _takes(x, y) else fused.log_sum_exp_mean(x, y, h, eps, values)
 
 
-class CompiledEngine(Remembering):
+class CompiledEngine(RememberingOrder[Tensor]):
     """The engine for one problem: columns of no consequence are left out, a few at a time.
 
     Points are put into an order in which neighbours are near. The tiles of columns nearest to a group of rows are
@@ -60,8 +59,6 @@ class CompiledEngine(Remembering):
     def __init__(self, accuracy: float) -> None:
         super().__init__()
         self.accuracy = accuracy
-        self._trees: dict[tuple[int, ...], Tree] = {}
-        self._orders: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(
         self, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
@@ -70,26 +67,10 @@ class CompiledEngine(Remembering):
         if len(x) * len(y) < SMALLEST_TO_SORT or not _takes(x, y):
             return log_sum_exp_mean(x, y, h, eps, values)
         margin = math.log2(len(y) / self.accuracy)
-        return _reduce(x, y, h, eps, values, (self._order(x), self._order(y)), margin)
+        return _reduce(x, y, h, eps, values, (self.in_order(x), self.in_order(y)), margin)
 
-    def tree(self, points: Tensor) -> Tree:
-        """The tree of these points, built once."""
-        key = self.key(points)
-        if key not in self._trees:
-            self._trees[key] = build_tree(points.detach())
-        return self._trees[key]
-
-    def release(self, *clouds: Tensor) -> None:
-        """Free what is known of these points."""
-        for key in self.dropped(clouds):
-            self._trees.pop(key, None)
-            self._orders.pop(key, None)
-
-    def _order(self, points: Tensor) -> Tensor:
-        key = self.key(points)
-        if key not in self._orders:
-            self._orders[key] = near_order(points)
-        return self._orders[key]
+    def _put_in_order(self, points: Tensor) -> Tensor:
+        return near_order(points)
 
 
 @cache

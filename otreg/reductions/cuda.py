@@ -18,8 +18,7 @@ from torch import Tensor
 
 from otreg.reductions import blocks, nvrtc
 from otreg.reductions.padding import padded, size_for
-from otreg.reductions.remembering import Remembering
-from otreg.reductions.tree import Tree, build_tree
+from otreg.reductions.remembering import RememberingOrder
 
 DIMENSIONS = (3, 6, 16)
 CHANNELS = (0, 1, 4, 16)
@@ -130,7 +129,7 @@ def is_available(device: int) -> bool:
     return True
 
 
-class SortedEngine(Remembering):
+class SortedEngine(RememberingOrder[Sorted]):
     """The engine for one large problem: tiles of near points, of which those of no consequence are left out.
 
     Points are put into the order of a tree, so that tiles are compact: squares can be expanded about their centres,
@@ -140,18 +139,13 @@ class SortedEngine(Remembering):
     is remembered but the order of the points: the choice is made anew, and right, for any log-weights.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._trees: dict[tuple[int, ...], Tree] = {}
-        self._sorted: dict[tuple[int, ...], Sorted] = {}
-
     def __call__(
         self, x: Tensor, y: Tensor, h: Tensor, eps: float, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Reduce over j; see :func:`otreg.reductions.blocks.log_sum_exp_mean` for the contract."""
         if len(x) * len(y) < SMALLEST_TO_SORT or not usable(x, y):
             return log_sum_exp_mean(x, y, h, eps, values)
-        rows, columns, count = self._in_order(x), self._in_order(y), _rows(x, values)
+        rows, columns, count = self.in_order(x), self.in_order(y), _rows(x, values)
         small = rows.radius + columns.radius <= LARGEST_TILE_TO_BLUR * math.sqrt(eps)
         local = small or x.dtype == torch.float64
         sorting = Sorting(rows.places, columns.places, columns.boxes, local)
@@ -160,29 +154,13 @@ class SortedEngine(Remembering):
             skipping = _skipping(rows, columns, h[columns.order], eps, 32 * count)
         return _reduce(rows.points, columns.points, h, eps, values, count, sorting, skipping)
 
-    def tree(self, points: Tensor) -> Tree:
-        """The tree of these points, built once."""
-        key = self.key(points)
-        if key not in self._trees:
-            self._trees[key] = build_tree(points.detach())
-        return self._trees[key]
-
-    def release(self, *clouds: Tensor) -> None:
-        """Free what is known of these points."""
-        for key in self.dropped(clouds):
-            self._trees.pop(key, None)
-            self._sorted.pop(key, None)
-
-    def _in_order(self, points: Tensor) -> Sorted:
-        key = self.key(points)
-        if key not in self._sorted:
-            tree = self.tree(points)
-            order = tree.order[~tree.repeated]
-            in_order = _in_sizes(points.detach()[order], DIMENSIONS)
-            boxes = _boxes(in_order, TILE)
-            radius = 0.5 * float((boxes[:, 1] - boxes[:, 0]).norm(dim=1).max())
-            self._sorted[key] = Sorted(in_order, order, order.int(), boxes, radius)
-        return self._sorted[key]
+    def _put_in_order(self, points: Tensor) -> Sorted:
+        tree = self.tree(points)
+        order = tree.order[~tree.repeated]
+        in_order = _in_sizes(points.detach()[order], DIMENSIONS)
+        boxes = _boxes(in_order, TILE)
+        radius = 0.5 * float((boxes[:, 1] - boxes[:, 0]).norm(dim=1).max())
+        return Sorted(in_order, order, order.int(), boxes, radius)
 
 
 def _skipping(rows: Sorted, columns: Sorted, h: Tensor, eps: float, group: int) -> Skipping:

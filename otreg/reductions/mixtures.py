@@ -13,18 +13,18 @@ from otreg.reductions import compiled, library
 from otreg.reductions.library import TYPES, Mixture, pointer
 from otreg.reductions.pair_weights import Ingredient
 
-MOST_ORDERS = 4
-MOST_CHANNELS = 64
-
 SMALLEST_TO_DIVIDE = 1 << 16
 """Pairs below which starting threads costs more than it saves."""
 
 
 def takes(x: Tensor, y: Tensor, orders: Sequence[int], channels: int) -> bool:
     """Whether the library sums these: points (N, 3) and finite ones (M, 3) on a CPU, orders, columns of values."""
-    small = len(set(orders)) <= MOST_ORDERS and 0 < channels <= MOST_CHANNELS and len(x) > 0
-    here = x.device.type == "cpu" and x.dtype in TYPES and compiled.is_available()
-    return small and here and bool(torch.isfinite(y).all())
+    if x.device.type != "cpu" or x.dtype not in TYPES or not compiled.is_available():
+        return False
+    built = library.find()
+    assert built is not None
+    few = len(set(orders)) <= built.otreg_most_orders() and 0 < channels <= built.otreg_most_channels()
+    return few and len(x) > 0 and bool(torch.isfinite(y).all())
 
 
 def mix(
