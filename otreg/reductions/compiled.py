@@ -2,7 +2,7 @@
 
 Nothing leaves the registers between the dozen operations of each pair. The library has one version for each set of
 instructions (AVX-512, AVX2, whatever else), between which the processor decides. Where it could not be built, and above
-16 dimensions, torch's fused attention takes over (:mod:`otreg.reductions.fused`), four to six times slower.
+16 dimensions, torch's fused attention takes over (:mod:`otreg.reductions.fused`), two to three times slower.
 """
 
 from __future__ import annotations
