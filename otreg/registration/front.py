@@ -84,9 +84,11 @@ def register(
     fine = sum(level.steps for level in FINE)
     total = 1 + (len(AFFINE_BLURS) if preset == "affine" else 0)
     if symmetric:
-        total += 2 * COARSE.steps + fine
+        total += 2 * COARSE.steps + 2 * fine
     elif preset in ("spline", "diffeo"):
-        total += len(AFFINE_BLURS) + (3 if preset == "diffeo" else 2) * COARSE.steps + fine
+        flows = preset == "diffeo"
+        # fits from two starts, and for flows one with other residuals and softer fine levels
+        total += len(AFFINE_BLURS) + (3 if flows else 2) * COARSE.steps + (2 if flows else 1) * fine
     watch = Progress(total, progress, stop)
     exchanged = symmetric and not in_order(moving, fixed)
     shapes = (fixed, moving) if exchanged else (moving, fixed)

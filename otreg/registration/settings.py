@@ -41,7 +41,8 @@ class Settings:
         How many independent residuals the samples count as; those of neighbours err together. Fewer make the
         coarse spline stiffer.
     fine_stiffness : float
-        Weight of a fine spline's energy, multiplied by the variance of the residual itself.
+        Weight of a fine spline's energy, multiplied by the variance of the residual itself. ``diffeo`` also tries
+        less, side by side, and keeps that where held-back points come clearly closer.
     landmark_error : float
         Standard deviation of given landmarks, as a share of FIXED's diameter: how closely maps follow them.
     attachment_iterations : int

@@ -73,8 +73,7 @@ class SymmetricPipeline(Pipeline):
         self.y = self._with_marks(self.y, self.marks[1])
         self._coarse_both()
         self._refine_both()
-        for level in FINE:
-            self._fine_both(level)
+        self._fine_at_either_stiffness()
 
     def transform(self) -> Deformation:
         """MOVING to the meeting, and from there to FIXED."""
@@ -113,6 +112,15 @@ class SymmetricPipeline(Pipeline):
             if not across:
                 self._return_to(along)
             self._note("choice of residuals", True, across=across, held_back=scores)
+
+    def _fine_levels(self, flows: bool = True) -> None:
+        for level in FINE:
+            self._fine_both(level)
+
+    def _take(self, other: Pipeline) -> None:
+        assert isinstance(other, SymmetricPipeline)
+        self._return_to(other._sides())
+        self.stages = other.stages
 
     def _sides(self) -> Sides:
         return Sides(self.score, self.parts, self.back, self.x, self.y, self.held_x, self.held_fixed)
