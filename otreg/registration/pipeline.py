@@ -50,6 +50,12 @@ MOST_CONTROL_POINTS = 12
 SOFTER = 3.0
 """Times less stiff the second run of the fine levels is."""
 
+SOFT_REACH = 1.6
+"""Times farther its matches reach: detail of two subjects lies several blurs apart."""
+
+SOFT_NORMALS = 2 / 3
+"""Times less normals weigh in its matches: on detail they turn quickly."""
+
 CLEARLY_SOFTER = 0.005
 """Share by which it must bring held-back points closer, to be preferred."""
 
@@ -249,10 +255,15 @@ class Pipeline(Stages):
 
         A cortex, a cerebellum or a skull shows detail that a stiff map cannot follow, and held-back points, which no fit
         has seen, come closer by 1% to 10% with a soft one; on a smooth face or a bone's shaft a soft map follows noise,
-        and they do not.
+        and they seldom do (docs/decisions/0016).
         """
         stiff, soft = copy(self), copy(self)
-        soft.settings = replace(self.settings, fine_stiffness=self.settings.fine_stiffness / SOFTER)
+        soft.settings = replace(
+            self.settings,
+            fine_stiffness=self.settings.fine_stiffness / SOFTER,
+            reach_factor=self.settings.reach_factor * SOFT_REACH,
+            normal_weight=self.settings.normal_weight * SOFT_NORMALS,
+        )
 
         def stiff_levels() -> bool:
             return _finished(stiff._fine_levels)

@@ -107,7 +107,9 @@ class Stages:
         )
         self.x = self._with_marks(x, self.marks[0])
         self.held_points = self.held_x.points
-        self.held_tree = cKDTree(self.held_y.features(settings.normal_weight))
+        # whatever weight the matches of a stage give to normals, all stages are judged by one
+        self.held_normals = settings.normal_weight
+        self.held_tree = cKDTree(self.held_y.features(self.held_normals))
         self.score = float("inf")
 
     def _sample_moving(self, count: int, seed: int) -> Samples:
@@ -194,9 +196,9 @@ class Stages:
 
     def _held_back(self, moved: Samples) -> float:
         """Truncated mean distance both ways between points that no match has seen, normals included."""
-        features = moved.features(self.settings.normal_weight)
+        features = moved.features(self.held_normals)
         there = np.minimum(self.held_tree.query(features)[0], HELD_BACK_TRUNCATION)
-        back = cKDTree(features).query(self.held_y.features(self.settings.normal_weight))[0]
+        back = cKDTree(features).query(self.held_y.features(self.held_normals))[0]
         back = np.minimum(back, HELD_BACK_TRUNCATION)
         return float(there @ moved.weights / moved.weights.sum() + back @ self.held_y.weights) / 2
 

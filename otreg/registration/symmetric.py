@@ -83,7 +83,7 @@ class SymmetricPipeline(Pipeline):
         return Composite([there, *(part.inverse for part in reversed(self.back))]).simplified()
 
     def _distance(self, moving: Samples, fixed: Samples) -> float:
-        self.held_y, self.held_tree = fixed, cKDTree(fixed.features(self.settings.normal_weight))
+        self.held_y, self.held_tree = fixed, cKDTree(fixed.features(self.held_normals))
         return self._held_back(moving)
 
     def _coarse_both(self) -> None:

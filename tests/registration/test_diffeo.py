@@ -14,7 +14,7 @@ from otreg.deformations import Diffeomorphism, Spline
 from otreg.registration import Registration, pipeline
 from otreg.registration.symmetric import in_order
 from otreg.surface import Landmarks, Surface
-from tests.phantoms import PhantomPair, phantom_pair
+from tests.phantoms import PhantomPair, bumpy_sphere, phantom_pair, sphere_tessellation
 
 QUICK = {"points": 250, "fine_points": 500, "control_points": 20, "starts": 20}
 """A flow of 200 control points costs four times one of 20, and the fine levels have up to twelve times as many."""
@@ -133,6 +133,33 @@ def test_residuals_along_the_surface_are_left_out_where_that_fits_better(
     found = otreg.register(Surface(*pair.moving), Surface(*pair.fixed), settings=QUICK)
     (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of residuals"]
     assert choice["across"] == better
+
+
+def rippled(count: int, seed: int, height: float) -> Surface:
+    """A smooth shape with ripples of this height, a share of its radius."""
+    around, triangles = sphere_tessellation(count, seed)
+    ripples = np.sin(14 * around[:, 0]) * np.sin(14 * around[:, 1]) * np.sin(14 * around[:, 2] + 0.5)
+    return Surface(bumpy_sphere(around) * (1.0 + height * ripples)[:, None], triangles)
+
+
+def test_fine_levels_are_soft_where_a_shape_has_detail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"points": 250, "fine_points": 2000, "control_points": 40, "starts": 20}
+    moving, truth = rippled(2000, 1, 0.0), rippled(2000, 1, 0.06).points
+
+    def registered(height: float) -> tuple[Registration, bool]:
+        found = otreg.register(moving, rippled(2100, 2, height), settings=settings)
+        (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of stiffness"]
+        return found, choice["soft"]
+
+    assert not registered(0.0)[1]
+    found, soft = registered(0.06)
+    assert soft and found.passed
+    monkeypatch.setattr(pipeline, "CLEARLY_SOFTER", 1.0)
+    stiff, soft = registered(0.06)
+    apart = [each.report["quality"]["after"]["assd"] for each in (found, stiff)]
+    assert not soft and apart[0] < 0.9 * apart[1]
+    # the detail lies across the surface: what is along it stays right
+    assert error(found, truth) < 1.05 * error(stiff, truth)
 
 
 def test_the_inverse_of_a_real_registration() -> None:
