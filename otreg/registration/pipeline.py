@@ -59,6 +59,9 @@ SOFT_NORMALS = 2 / 3
 CLEARLY_SOFTER = 0.005
 """Share by which it must bring held-back points closer, to be preferred."""
 
+MORE_DETAIL = 0.125
+"""What it must bring them closer by, as a share of what the stiff run did: less may be noise that it follows."""
+
 LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
 
@@ -253,9 +256,9 @@ class Pipeline(Stages):
     def _fine_at_either_stiffness(self) -> None:
         """Run the fine levels stiff and soft, side by side, and keep the soft ones where they fit clearly better.
 
-        A cortex, a cerebellum or a skull shows detail that a stiff map cannot follow, and held-back points, which no fit
-        has seen, come closer by 1% to 10% with a soft one; on a smooth face or a bone's shaft a soft map follows noise,
-        and they seldom do (docs/decisions/0016).
+        A cortex, a cerebellum or a skull shows detail that a stiff map cannot follow, and held-back points, which no
+        fit has seen, come closer by 1% to 10% with a soft one; on a smooth face or a bone's shaft a soft map follows
+        noise, and they seldom do (docs/decisions/0016).
         """
         stiff, soft = copy(self), copy(self)
         soft.settings = replace(
@@ -272,7 +275,8 @@ class Pipeline(Stages):
             return not self.watch.stopped and _finished(soft._fine_levels)
 
         whole = together(stiff_levels, soft_levels)
-        softer = soft.score < (1.0 - CLEARLY_SOFTER) * stiff.score
+        least = max(CLEARLY_SOFTER * stiff.score, MORE_DETAIL * (self.score - stiff.score))
+        softer = soft.score < stiff.score - least
         scores = {"stiff": stiff.score * self.length, "soft": soft.score * self.length}
         self._take(soft if softer else stiff)
         self._note("choice of stiffness", True, soft=softer, held_back=scores)
