@@ -158,8 +158,8 @@ def test_fine_levels_are_soft_where_a_shape_has_detail_alone(monkeypatch: pytest
     stiff, soft = registered(0.06)
     apart = [each.report["quality"]["after"]["assd"] for each in (found, stiff)]
     assert not soft and apart[0] < 0.9 * apart[1]
-    # the detail lies across the surface: what is along it stays right
-    assert error(found, truth) < 1.05 * error(stiff, truth)
+    # a smooth shape does not say where along the surface detail belongs: no point may stray for it
+    assert error(found, truth) < 0.01
 
 
 def test_the_inverse_of_a_real_registration() -> None:
