@@ -41,8 +41,9 @@ class Settings:
         How many independent residuals the samples count as; those of neighbours err together. Fewer make the
         coarse spline stiffer.
     fine_stiffness : float
-        Weight of a fine spline's energy, multiplied by the variance of the residual itself. ``diffeo`` also tries
-        less, side by side, and keeps that where held-back points come clearly closer.
+        Weight of a fine spline's energy, multiplied by the variance of the residual itself. ``diffeo`` also tries a
+        third of it, with 1.6 times the reach and two thirds of the normals' weight, and keeps that where held-back
+        points come clearly closer (docs/decisions/0016).
     landmark_error : float
         Standard deviation of given landmarks, as a share of FIXED's diameter: how closely maps follow them.
     attachment_iterations : int
