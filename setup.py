@@ -10,7 +10,8 @@ library = Extension(
     "otreg.reductions._library",
     ["otreg/reductions/native/library.c"],
     depends=[
-        f"otreg/reductions/native/{part}.h" for part in ("farthest", "mixed", "order", "problem", "rows")
+        f"otreg/reductions/native/{part}.h"
+        for part in ("farthest", "mixed", "near", "order", "problem", "rows")
     ],
     extra_compile_args=[
         "-O2",

@@ -24,6 +24,20 @@ class Mixture(ctypes.Structure):
     )
 
 
+class NearProblem(ctypes.Structure):
+    """``near_problem`` of near.h."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("x", "axes", "columns", "first")),
+        ("low", _NUMBER * 3),
+        ("cell", _NUMBER),
+        *((name, _WHOLE) for name in ("dimension", "places")),
+        ("counts", _WHOLE * 3),
+        ("limit", ctypes.c_float),
+        *((name, _POINTER) for name in ("starts", "found", "squared")),
+    )
+
+
 @cache
 def find() -> ctypes.CDLL | None:
     """The library, or None where it was not built."""
@@ -48,6 +62,8 @@ def load(path: str) -> ctypes.CDLL | None:
             mix.restype, mix.argtypes = None, [ctypes.POINTER(Mixture), _WHOLE, _WHOLE]
         library.otreg_farthest.restype = None
         library.otreg_farthest.argtypes = [_POINTER, _WHOLE, _WHOLE, _POINTER, _WHOLE, _POINTER]
+        library.otreg_near.restype = None
+        library.otreg_near.argtypes = [ctypes.POINTER(NearProblem), _WHOLE, _WHOLE]
     except (OSError, AttributeError):
         return None
     return library

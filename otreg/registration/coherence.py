@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from otreg.reductions.near import near_pairs
 from otreg.registration.matching import Match, meeting_normals
 from otreg.registration.sampling import Samples
 
@@ -31,13 +31,12 @@ def coherence(current: Samples, match: Match) -> float:
     normals = meeting_normals(current, match)[::step]
     along = match.targets[::step] - points
     along = along - (along * normals).sum(axis=1, keepdims=True) * normals
-    near = cKDTree(points).sparse_distance_matrix(
-        cKDTree(points), 2.5 * NEIGHBOURHOOD, output_type="coo_matrix"
-    )
-    near.data = np.where(near.row == near.col, 0.0, np.exp(-0.5 * (near.data / NEIGHBOURHOOD) ** 2))
-    near = near.tocsr()
-    total = near @ mass
-    mean = (near @ (mass[:, None] * along)) / np.maximum(total, 1e-300)[:, None]
+    near = near_pairs(points, points, 2.5 * NEIGHBOURHOOD)
+    assert near is not None
+    near.data = np.exp(near.data * (-0.5 / NEIGHBOURHOOD**2))
+    # all that are near, less the point itself
+    total = near @ mass - mass
+    mean = (near @ (mass[:, None] * along) - mass[:, None] * along) / np.maximum(total, 1e-9)[:, None]
     energy = float(mass @ (along**2).sum(axis=1))
     return max(float(mass @ (along * mean).sum(axis=1)) / max(energy, 1e-300), 0.0)
 

@@ -6,16 +6,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from otreg.autodiff.krylov import solve
 from otreg.deformations import Diffeomorphism, Spline
 from otreg.flows.shooting import carry_with_jacobian
+from otreg.reductions.near import near_pairs
 from otreg.reductions.radial import wendland_profile
 from otreg.registration.matching import Match, meeting_normals
 from otreg.registration.sampling import Samples, deformed, farthest_points, thinned
+from otreg.registration.screening import InverseKernel
 from otreg.registration.settings import CoarseLevel, FineLevel
 from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
@@ -30,6 +31,9 @@ FINE_TOLERANCE = 5e-3
 
 WARM = 3
 """Matches of a coarse spline before its variances move: the first ones are too wide to tell."""
+
+COLUMNS_AT_ONCE = 100
+"""Of a symmetric product that are computed together."""
 
 LEAST_VARIANCE = 1e-4
 """Share of its first value below which no variance of a coarse spline falls."""
@@ -174,7 +178,7 @@ class CoarseFit:
         for row in range(3):
             for column in range(row + 1):
                 entry = torch.from_numpy(residuals.mass * residuals.entry(row, column)).float()
-                system[row, :, column] = basis.T @ (entry[:, None] * basis)
+                system[row, :, column] = _weighted_products(basis, entry)
                 system[column, :, row] = system[row, :, column]
         matrix = system.reshape(3 * count, 3 * count)
         noise = residuals.variance / self.independent_points
@@ -223,6 +227,18 @@ class CoarseFit:
         return _gradient(slopes, self.start.points, self.control_points, self.coefficients)
 
 
+def _weighted_products(basis: Tensor, weights: Tensor) -> Tensor:
+    """``Bᵀ diag(w) B`` (c, c) of a basis (n, c): of the blocks that mirror each other, one is computed."""
+    count = basis.shape[1]
+    products = basis.new_empty(count, count)
+    weighted = weights[:, None] * basis
+    for block in torch.arange(count).split(COLUMNS_AT_ONCE):
+        begin, end = int(block[0]), int(block[-1]) + 1
+        products[begin:, begin:end] = basis[:, begin:].T @ weighted[:, begin:end]
+        products[begin:end, end:] = products[end:, begin:end].T
+    return products
+
+
 def _weighted_sum(kernels: list[Tensor], weights: FloatArray) -> Tensor:
     total = torch.zeros_like(kernels[0])
     for kernel, weight in zip(kernels, weights.tolist(), strict=True):
@@ -248,22 +264,25 @@ class FineFit:
         kernel, slopes = self._near(start.points)
         self._kernel, self._back = SparseMatrix(kernel), SparseMatrix(kernel.T)
         self._slopes = SparseMatrix(slopes)
-        self._squares = SparseMatrix(kernel.multiply(kernel).T)
+        # coefficients that differ between neighbours hardly show in the displacement: seen through the inverse of the
+        # energy all of them count alike, and a solve takes six to sixteen iterations instead of up to two hundred
+        self._inverse = InverseKernel(
+            self.control_points, lambda squared: wendland_profile(squared / level.width**2)
+        )
         self._energy = SparseMatrix(self._near(self.control_points)[0])
         self.coefficients = np.zeros_like(self.control_points)
 
     def _near(self, points: FloatArray) -> tuple[Any, Any]:
         """The Wendland kernel φ between points and control points within reach, and φ'(r)/(r width²), sparse."""
-        pairs = cKDTree(points).sparse_distance_matrix(
-            cKDTree(self.control_points), self.level.width, output_type="coo_matrix"
-        )
-        squared = torch.from_numpy(pairs.data / self.level.width).square_()
+        pairs = near_pairs(points, self.control_points, self.level.width)
+        assert pairs is not None
+        squared = torch.from_numpy(pairs.data / self.level.width**2)
         slopes = pairs.copy()
         # single precision halves what every product reads; the solution wants three digits
-        pairs.data = wendland_profile(squared).float().numpy()
+        pairs.data = wendland_profile(squared).numpy()
         # the profile is one of r²/width², hence the 2
-        slopes.data = (wendland_profile(squared, 1) * (2.0 / self.level.width**2)).float().numpy()
-        return pairs.tocsr(), slopes.tocsr()
+        slopes.data = (wendland_profile(squared, 1) * (2.0 / self.level.width**2)).numpy()
+        return pairs, slopes
 
     def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
@@ -276,28 +295,15 @@ class FineFit:
             result: FloatArray = self._back @ pulled + penalty * (self._energy @ p)
             return torch.from_numpy(result.astype(np.float64))
 
-        inverse = torch.from_numpy(self._block_inverse(residuals, penalty))
         found = solve(
             product,
             torch.from_numpy(right.astype(np.float64)),
             start=torch.from_numpy(self.coefficients),
-            preconditioner=lambda r: (inverse @ r[..., None])[..., 0],
+            preconditioner=lambda r: torch.from_numpy(self._inverse(r.numpy()).astype(np.float64)),
             tol=FINE_TOLERANCE,
             max_iterations=200,
         )
         self.coefficients = found.solution.numpy()
-
-    def _block_inverse(self, residuals: Residuals, penalty: float) -> FloatArray:
-        """Inverses of the 3 × 3 blocks on the diagonal of the system, (m, 3, 3): its preconditioner.
-
-        Residuals weigh fifty times more across the surface than along it, which couples the axes of a control point
-        more than it couples its neighbours.
-        """
-        pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-        entries = np.stack([residuals.mass * residuals.entry(*pair) for pair in pairs], axis=1)
-        sums = self._squares @ entries
-        blocks = sums[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3).astype(np.float64)
-        return np.asarray(np.linalg.inv(blocks + penalty * np.eye(3)), dtype=np.float64)
 
     def moved(self) -> FloatArray:
         """The starting points under the map fitted last, (n, 3)."""

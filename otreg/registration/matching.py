@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.spatial import cKDTree
 
+from otreg.reductions.near import near_pairs
 from otreg.registration.sampling import Samples, unit
 from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
 from otreg.transport import ConvergenceWarning, solve
+
+MOST_NEAR_PAIRS = 150
+"""For each point: where the samples of a small or thin shape lie closer than that, all pairs are streamed instead."""
 
 
 class Match(NamedTuple):
@@ -48,7 +50,9 @@ def match(
     # a blur reaches about this many samples; as many more as the reach allows still matter
     spacing = 1.0 / np.sqrt(max(len(fixed.points), 1))
     if blur < spacing:
-        return match_near_pairs(moving, fixed, blur, reach, normal_weight)
+        found = match_near_pairs(moving, fixed, blur, reach, normal_weight)
+        if found is not None:
+            return found
     return match_all_pairs(moving, fixed, blur, reach, normal_weight, device)
 
 
@@ -91,20 +95,20 @@ def match_near_pairs(
     blur: float,
     reach: float,
     normal_weight: float,
-    neighbours: int = 40,
     iterations: int = 20,
-) -> Match:
-    """Match over near pairs alone, O(n · neighbours) memory: for blurs far below the diameter.
+    most: int = MOST_NEAR_PAIRS,
+) -> Match | None:
+    """Match over near pairs alone, O(pairs) memory: for blurs far below the diameter. None if they are too many.
 
     With a reach of a few blurs no mass travels beyond about six of them, so the pairs left out weigh less than
     exp(-18). Sinkhorn runs on the scalings, which stay within exp(±reach²/blur²) (Chizat et al. 2018, alg. 1).
     """
     x, y = moving.features(normal_weight), fixed.features(normal_weight)
-    forth = _near_pairs(x, y, 6 * blur, neighbours)
-    back = _near_pairs(y, x, 6 * blur, neighbours // 2).T.tocsr()
-    # a pair found from both sides is counted once: the two distances agree
-    pairs = forth.maximum(back).tocsr()
-    pairs.data = np.exp(-0.5 * (pairs.data / blur) ** 2)
+    pairs = near_pairs(x, y, 6 * blur, most * max(len(x), len(y)))
+    if pairs is None:
+        return None
+    # in double precision: scalings of points far from all others are small
+    pairs.data = np.exp(pairs.data.astype(np.float64) * (-0.5 / blur**2))
     kernel, transposed = SparseMatrix(pairs), SparseMatrix(pairs.T)
     damping = 1.0 / (1.0 + (blur / reach) ** 2)
     u, v = np.ones(len(x)), np.ones(len(y))
@@ -117,19 +121,6 @@ def match_near_pairs(
     means = (kernel @ ((fixed.weights * v)[:, None] * values)) / np.where(found, mass, np.nan)[:, None]
     confidence = np.where(found, u * mass, 0.0)
     return _trusted(means, confidence, moving.points)
-
-
-def _near_pairs(x: FloatArray, y: FloatArray, radius: float, neighbours: int) -> sparse.csr_matrix:
-    """Distances from each x to its nearest y within ``radius``; a tiny one is added so that zero is stored."""
-    count = min(neighbours, len(y))
-    distance, index = cKDTree(y).query(
-        x, k=count, distance_upper_bound=radius, workers=torch.get_num_threads()
-    )
-    distance, index = distance.reshape(len(x), count), index.reshape(len(x), count)
-    near = np.isfinite(distance)
-    rows = np.repeat(np.arange(len(x)), near.sum(axis=1))
-    values = np.maximum(distance[near], 1e-12)
-    return sparse.csr_matrix((values, (rows, index[near])), shape=(len(x), len(y)))
 
 
 def _trusted(means: FloatArray, confidence: FloatArray, points: FloatArray) -> Match:

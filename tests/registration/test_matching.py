@@ -51,7 +51,8 @@ def dense(moving: Samples, fixed: Samples, blur: float, reach: float, normal_wei
 
 def test_near_pairs_are_dense_transport_where_none_is_left_out() -> None:
     moving, fixed, blur = bent(samples(300, 0)), samples(350, 1, 1), 0.02
-    found = match_near_pairs(moving, fixed, blur, 2.5 * blur, NORMAL_WEIGHT, 350, 100)
+    found = match_near_pairs(moving, fixed, blur, 2.5 * blur, NORMAL_WEIGHT, iterations=100, most=350)
+    assert found is not None
     exact = dense(moving, fixed, blur, 2.5 * blur, NORMAL_WEIGHT)
     sure = exact.confidence > 1e-3
     assert sure.mean() > 0.9
@@ -61,7 +62,7 @@ def test_near_pairs_are_dense_transport_where_none_is_left_out() -> None:
 
 
 def test_near_pairs_are_dense_transport_at_their_defaults() -> None:
-    """Forty neighbours and twenty rounds do at a blur below the spacing."""
+    """Six blurs and twenty rounds do at a blur below the spacing."""
     moving, fixed = bent(samples(600, 0)), samples(600, 1, 1)
     blur = 0.02
     found = match_near_pairs(moving, fixed, blur, 2.5 * blur, NORMAL_WEIGHT)
@@ -129,14 +130,30 @@ def test_sides_that_face_apart_do_not_meet(way: Matcher) -> None:
 
 def test_wide_blurs_use_all_pairs_and_narrow_ones_near_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
-    for name in ("match_near_pairs", "match_all_pairs"):
-        monkeypatch.setattr(
-            f"otreg.registration.matching.{name}", lambda *_, name=name, **__: used.append(name)
-        )
     cloud = samples(400, 0)
+    nothing = Match(cloud.points, cloud.normals, np.zeros(400))
+
+    def told(name: str) -> Match:
+        used.append(name)
+        return nothing
+
+    for name in ("match_near_pairs", "match_all_pairs"):
+        monkeypatch.setattr(f"otreg.registration.matching.{name}", lambda *_, name=name, **__: told(name))
     match(cloud, cloud, 0.04, 0.1, NORMAL_WEIGHT)
     match(cloud, cloud, 0.06, 0.1, NORMAL_WEIGHT)
     assert used == ["match_near_pairs", "match_all_pairs"]
+
+
+def test_points_too_close_for_near_pairs_are_matched_over_all_of_them() -> None:
+    """A small sheet seen with a blur of its own size: every point is near every other."""
+    cloud = samples(400, 0)
+    small = Samples(0.05 * cloud.points, cloud.normals, cloud.weights)
+    assert match_near_pairs(small, small, 0.03, 0.075, NORMAL_WEIGHT) is None
+    found = match(small, small, 0.03, 0.075, NORMAL_WEIGHT)
+    exact = dense(small, small, 0.03, 0.075, NORMAL_WEIGHT)
+    assert np.abs(found.confidence - exact.confidence).mean() < 0.02
+    off = np.linalg.norm(found.targets - exact.targets, axis=1)
+    assert np.average(off, weights=exact.confidence) < 0.05 * 0.03
 
 
 def test_a_point_without_partners_stays_where_it_is() -> None:

@@ -206,3 +206,4 @@ EXPORT void otreg_mix_f64(const mixture_f64 *mixture, int64_t rows, int64_t thre
 }
 
 #include "farthest.h"
+#include "near.h"
