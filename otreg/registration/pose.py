@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from otreg.registration.orientations import OUTLIER_SCALE, Orientations
 from otreg.registration.sampling import Samples, farthest_points
 from otreg.surface import FloatArray
 
@@ -14,7 +15,6 @@ Pose = tuple[float, FloatArray, FloatArray]
 
 NORMAL_WEIGHT = 0.15
 TRUNCATION = 0.25
-OUTLIER_SCALE = 0.05
 NEAR_TIE = 1.02
 """Two samplings of one surface differ by more than this share of their distance."""
 
@@ -124,28 +124,25 @@ def find_pose(moving: Samples, fixed: Samples, scaled: bool, starts: int, partia
     ]
     given: Pose = (1.0, np.eye(3), np.zeros(3))
     poses: list[Pose] = [given, *((ratio, r, centre_y - ratio * r @ centre_x) for r in rotations)]
-    few_x, few_y = subset(moving, 200), subset(fixed, 200)
-    scored = []
-    for k, pose in enumerate(poses):
-        refined = refine(pose, few_x, few_y, 8, False, 1.7) if pose[0] == 1.0 else pose
-        if pose[0] != 1.0:
-            # without a free scale the closest points would pull it back to one
-            grown = Samples(few_x.points * pose[0], few_x.normals, few_x.weights)
-            _, rotation, translation = refine((1.0, pose[1], pose[2]), grown, few_y, 8, False, 1.7)
-            refined = pose[0], rotation, translation
-        score = truncated_distance(apply_pose(refined, few_x), few_y, partial=partial)
-        scored.append((score * (0.97 if k == 0 else 1.0), k, refined))
-    scored.sort(key=lambda entry: entry[:2])
+    scales, turns, shifts = (np.array(part) for part in zip(*poses, strict=True))
+    tried = Orientations(subset(moving, 200), subset(fixed, 200), scales, turns, shifts, NORMAL_WEIGHT)
+    # without a free scale: closest points would shrink what is not turned right yet
+    tried.refine(8)
+    scores = tried.distances(TRUNCATION, partial)
+    scores[0] *= 0.97
     kept: list[Pose] = []
-    for _, _, pose in scored:
+    for k in np.argsort(scores, kind="stable"):
+        pose = float(tried.scales[k]), tried.rotations[k].numpy(), tried.translations[k].numpy()
         if all(np.trace(pose[1] @ other[1].T) < 2.9 for other in kept):
             kept.append(pose)
         if len(kept) == 6:
             break
     many_x, many_y = subset(moving, 1000), subset(fixed, 1000)
     refined_poses = [refine(pose, many_x, many_y, 25, scaled, 1.7) for pose in kept]
-    scores = [truncated_distance(apply_pose(pose, many_x), many_y, partial=partial) for pose in refined_poses]
-    best = int(np.argmin(scores))
-    if truncated_distance(many_x, many_y, partial=partial) <= NEAR_TIE * scores[best]:
+    reached = [
+        truncated_distance(apply_pose(pose, many_x), many_y, partial=partial) for pose in refined_poses
+    ]
+    best = int(np.argmin(reached))
+    if truncated_distance(many_x, many_y, partial=partial) <= NEAR_TIE * reached[best]:
         return given
     return refined_poses[best]
