@@ -14,6 +14,7 @@ from otreg.deformations import Deformation
 from otreg.registration.coherence import Trust
 from otreg.registration.fitting import BLUR_VARIANCE, CoarseFit, FineFit, SplineFit, carried, fit_affine
 from otreg.registration.flowing import lifted
+from otreg.registration.gap import Gap
 from otreg.registration.polishing import Polished, Polisher
 from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted
@@ -48,7 +49,7 @@ MOST_CONTROL_POINTS = 12
 """Control points of a fine level, at most, for each of the coarse one."""
 
 SOFTER = 3.0
-"""Times less stiff the second run of the fine levels is."""
+"""Times less stiff each further run of the fine levels is."""
 
 SOFT_REACH = 1.6
 """Times farther its matches reach: detail of two subjects lies several blurs apart."""
@@ -56,11 +57,14 @@ SOFT_REACH = 1.6
 SOFT_NORMALS = 2 / 3
 """Times less normals weigh in its matches: on detail they turn quickly."""
 
-CLEARLY_SOFTER = 0.005
-"""Share by which it must bring held-back points closer, to be preferred."""
+CLOSE_ENOUGH = FINE[-1].last_blur / 10
+"""Mean distance between the surfaces, as a share of FIXED's diameter, that a finest match cannot tell from none."""
 
-MORE_DETAIL = 0.125
-"""What it must bring them closer by, as a share of what the stiff run did: less may be noise that it follows."""
+CLEARLY_CLOSER = 0.02
+"""Share by which a softer run must bring the surfaces closer, to be preferred."""
+
+MOST_SOFTENED = 3
+"""Times that the fine levels are softened."""
 
 LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
@@ -91,7 +95,7 @@ class Pipeline(Stages):
                 samples = self._fine_samples()
             self.x, self.y = self._carried(self.parts, samples[0]), samples[1]
             if preset == "diffeo":
-                self._fine_at_either_stiffness()
+                self._fine_as_soft_as_it_takes()
             else:
                 self._fine_levels(flows=False)
 
@@ -253,34 +257,39 @@ class Pipeline(Stages):
         if self._accept("flow by attachment", held, part, LEAST_GAIN, energy=energy, trial=True):
             self.x = carried(flow, self.x)
 
-    def _fine_at_either_stiffness(self) -> None:
-        """Run the fine levels stiff and soft, side by side, and keep the soft ones where they fit clearly better.
+    def _fine_as_soft_as_it_takes(self) -> None:
+        """Run the fine levels, and softer ones from the same start while surfaces stay apart and come closer.
 
-        A cortex, a cerebellum or a skull shows detail that a stiff map cannot follow, and held-back points, which no
-        fit has seen, come closer by 1% to 10% with a soft one; on a smooth face or a bone's shaft a soft map follows
-        noise, and they seldom do (docs/decisions/0016).
+        A cortex, a cerebellum or a skull shows detail that a stiff map cannot follow. Where surfaces already lie on
+        one another, softer maps follow noise (the discrepancy principle, Morozov 1966: no closer to the data than
+        these are good). Between clouds nothing tells one from the other, and the map stays stiff.
         """
-        stiff, soft = copy(self), copy(self)
-        soft.settings = replace(
-            self.settings,
-            fine_stiffness=self.settings.fine_stiffness / SOFTER,
-            reach_factor=self.settings.reach_factor * SOFT_REACH,
-            normal_weight=self.settings.normal_weight * SOFT_NORMALS,
-        )
-
-        def stiff_levels() -> bool:
-            return _finished(stiff._fine_levels)
-
-        def soft_levels() -> bool:
-            return not self.watch.stopped and _finished(soft._fine_levels)
-
-        whole = together(stiff_levels, soft_levels)
-        least = max(CLEARLY_SOFTER * stiff.score, MORE_DETAIL * (self.score - stiff.score))
-        softer = soft.score < stiff.score - least
-        scores = {"stiff": stiff.score * self.length, "soft": soft.score * self.length}
-        self._take(soft if softer else stiff)
-        self._note("choice of stiffness", True, soft=softer, held_back=scores)
-        if not all(whole):
+        gap = Gap(self.moving, self.fixed, *self.held_samples, self.partial)
+        chosen, least = self, np.inf
+        gaps: dict[str, float] = {}
+        whole = True
+        for times in range(1 + MOST_SOFTENED):
+            tried = copy(self)
+            if times:
+                tried.settings = replace(
+                    self.settings,
+                    fine_stiffness=self.settings.fine_stiffness / SOFTER**times,
+                    reach_factor=self.settings.reach_factor * SOFT_REACH,
+                    normal_weight=self.settings.normal_weight * SOFT_NORMALS,
+                )
+            whole = _finished(tried._fine_levels)
+            found = gap.under(tried.transform(), self.length, self.centre)
+            if found is not None:
+                gaps[f"{tried.settings.fine_stiffness:.3g}"] = found * self.length
+            closer = found is None or found < (1.0 - CLEARLY_CLOSER) * least
+            if closer:
+                chosen, least = tried, 0.0 if found is None else found
+            if not (whole and closer) or least <= CLOSE_ENOUGH:
+                break
+        stiffness = chosen.settings.fine_stiffness
+        self._take(chosen)
+        self._note("choice of stiffness", True, fine_stiffness=stiffness, surface_distance=gaps)
+        if not whole:
             raise Interrupted
 
     def _take(self, other: Pipeline) -> None:

@@ -106,7 +106,8 @@ class Stages:
             partial(sample_shape, self.fixed, HELD_BACK, seed + 4),
         )
         self.x = self._with_marks(x, self.marks[0])
-        self.held_points = self.held_x.points
+        # as they were sampled, whatever stages do to the others
+        self.held_samples = self.held_x, self.held_y
         # whatever weight the matches of a stage give to normals, all stages are judged by one
         self.held_normals = settings.normal_weight
         self.held_tree = cKDTree(self.held_y.features(self.held_normals))
@@ -232,8 +233,8 @@ class Stages:
         """How much the map of these parts deforms MOVING beyond its pose, on some of the held-back points."""
         pose = parts[0]
         assert isinstance(pose, Affine)
-        some = slice(None, None, max(len(self.held_points) // 1500, 1))
-        points = self.held_points[some] * self.length + self.centre
+        some = slice(None, None, max(len(self.held_samples[0].points) // 1500, 1))
+        points = self.held_samples[0].points[some] * self.length + self.centre
         return deformation_energy(Composite(parts), pose.matrix.numpy(), points, self.held_x.weights[some])
 
     def _affine_map(self, matrix: FloatArray, translation: FloatArray, kind: str) -> Affine:

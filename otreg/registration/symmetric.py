@@ -73,7 +73,7 @@ class SymmetricPipeline(Pipeline):
         self.y = self._with_marks(self.y, self.marks[1])
         self._coarse_both()
         self._refine_both()
-        self._fine_at_either_stiffness()
+        self._fine_as_soft_as_it_takes()
 
     def transform(self) -> Deformation:
         """MOVING to the meeting, and from there to FIXED."""

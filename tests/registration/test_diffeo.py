@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,20 +147,34 @@ def test_fine_levels_are_soft_where_a_shape_has_detail_alone(monkeypatch: pytest
     settings = {"points": 250, "fine_points": 2000, "control_points": 40, "starts": 20}
     moving, truth = rippled(2000, 1, 0.0), rippled(2000, 1, 0.06).points
 
-    def registered(height: float) -> tuple[Registration, bool]:
+    def registered(height: float) -> tuple[Registration, dict[str, Any]]:
         found = otreg.register(moving, rippled(2100, 2, height), settings=settings)
         (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of stiffness"]
-        return found, choice["soft"]
+        return found, choice
 
-    assert not registered(0.0)[1]
-    found, soft = registered(0.06)
-    assert soft and found.passed
-    monkeypatch.setattr(pipeline, "CLEARLY_SOFTER", 1.0)
-    stiff, soft = registered(0.06)
-    apart = [each.report["quality"]["after"]["assd"] for each in (found, stiff)]
-    assert not soft and apart[0] < 0.9 * apart[1]
+    # surfaces that lie on one another are not tried any softer
+    choice = registered(0.0)[1]
+    assert choice["fine_stiffness"] == 30.0 and list(choice["surface_distance"]) == ["30"]
+    found, choice = registered(0.06)
+    apart = choice["surface_distance"]
+    assert choice["fine_stiffness"] < 30.0 and found.passed
+    assert f"{choice['fine_stiffness']:.3g}" == min(apart, key=lambda name: apart[name])
+    assert apart["10"] < 0.9 * apart["30"]
+    monkeypatch.setattr(pipeline, "CLEARLY_CLOSER", 0.999)
+    stiff, choice = registered(0.06)
+    assert choice["fine_stiffness"] == 30.0 and list(choice["surface_distance"]) == ["30", "10"]
+    distances = [each.report["quality"]["after"]["assd"] for each in (found, stiff)]
+    assert distances[0] < 0.9 * distances[1]
     # a smooth shape does not say where along the surface detail belongs: no point may stray for it
     assert error(found, truth) < 0.01
+
+
+def test_clouds_stay_stiff() -> None:
+    settings = {"points": 250, "fine_points": 800, "control_points": 40, "starts": 20}
+    moving, fixed = (Surface(rippled(800, seed, 0.06).points) for seed in (1, 2))
+    found = otreg.register(moving, fixed, settings=settings)
+    (choice,) = [stage for stage in found.report["stages"] if stage["stage"] == "choice of stiffness"]
+    assert choice["fine_stiffness"] == 30.0 and choice["surface_distance"] == {}
 
 
 def test_the_inverse_of_a_real_registration() -> None:
