@@ -27,6 +27,9 @@ PAIRS_AT_ONCE = 1 << 33
 SMALLEST_TO_SORT = 1 << 22
 """Pairs below which sorting the points costs more than it saves."""
 
+BLOCK = 64
+"""Points that are looked at together when the farthest is chosen, as farthest.h says."""
+
 LARGEST_SINGLE = 4096.0
 """How far the log-sum of a row may lie below the largest log-weight for float32 to do: about half the squared distance
 of its partners, in blurs, whose rounding its scores carry (5e-4)."""
@@ -113,23 +116,32 @@ def farthest(points: Tensor, count: int, first: int) -> Tensor:
     """Places (count,) of points (N, D), float32, that are each the farthest from those before; the first is given."""
     built = library.find()
     assert built is not None
-    places = -(-len(points) // 8) * 8
+    order = near_order(points)
+    places = -(-len(points) // BLOCK) * BLOCK
     axes = points.new_zeros(points.shape[1], places)
-    axes[:, : len(points)] = points.T
+    axes[:, : len(points)] = points[order].T
     nearest = points.new_full((places,), -1.0)
     nearest[: len(points)] = torch.inf
+    places_of = torch.empty_like(order)
+    places_of[order] = torch.arange(len(order))
+    padded = torch.nn.functional.pad(order, (0, places - len(order)), value=len(order))
     chosen = torch.full((count,), first, dtype=torch.int64)
-    built.otreg_farthest(pointer(axes), places, points.shape[1], pointer(nearest), count, pointer(chosen))
+    given = (pointer(part) for part in (nearest, padded, places_of))
+    if not built.otreg_farthest(pointer(axes), places, points.shape[1], *given, count, pointer(chosen)):
+        raise MemoryError(f"no memory for choosing among {len(points)} points")
     return chosen
+
+
+def most_dimensions() -> int:
+    """Most dimensions of the points that the library takes."""
+    built = library.find()
+    assert built is not None
+    return int(built.otreg_most_dimensions())
 
 
 def _takes(x: Tensor, y: Tensor) -> bool:
     some = len(x) > 0 and len(y) > 0 and x.device.type == "cpu" and x.dtype in TYPES
-    if not some or not is_available():
-        return False
-    built = library.find()
-    assert built is not None
-    return 0 < x.shape[1] <= int(built.otreg_most_dimensions())
+    return some and is_available() and 0 < x.shape[1] <= most_dimensions()
 
 
 def _reduce(

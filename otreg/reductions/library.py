@@ -60,8 +60,8 @@ def load(path: str) -> ctypes.CDLL | None:
             add.restype, add.argtypes = None, [_POINTER, _WHOLE, _WHOLE, _WHOLE]
             order.restype, order.argtypes = None, [_POINTER, _WHOLE, _WHOLE, _POINTER]
             mix.restype, mix.argtypes = None, [ctypes.POINTER(Mixture), _WHOLE, _WHOLE]
-        library.otreg_farthest.restype = None
-        library.otreg_farthest.argtypes = [_POINTER, _WHOLE, _WHOLE, _POINTER, _WHOLE, _POINTER]
+        library.otreg_farthest.restype = ctypes.c_int
+        library.otreg_farthest.argtypes = [_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 3, _WHOLE, _POINTER]
         library.otreg_near.restype = None
         library.otreg_near.argtypes = [ctypes.POINTER(NearProblem), _WHOLE, _WHOLE]
     except (OSError, AttributeError):

@@ -12,6 +12,9 @@ from otreg.surface import FloatArray
 OUTLIER_SCALE = 0.05
 """Distance from which partners are weighed down, as a share of FIXED's diameter."""
 
+AT_ONCE = 4
+"""Orientations whose distances stay in the processor's cache."""
+
 
 class Orientations:
     """Rigid motions of scaled points, all refined at once; a few hundred points, every pair of which is looked at.
@@ -55,14 +58,16 @@ class Orientations:
     def _closest(self, moved: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Distances to the closest fixed point (P, n), and which it is; those back (P, m), and which."""
         # single precision finds the partner, double says how far it is
-        x, y = moved.float(), self._features.float()
-        half = torch.baddbmm(
-            0.5 * x.square().sum(dim=2)[:, :, None] + 0.5 * y.square().sum(dim=1),
-            x,
-            y.T.expand(len(x), -1, -1),
-            alpha=-1.0,
-        )
-        to, origin = half.argmin(dim=2), half.argmin(dim=1)
+        y = self._features.float()
+        half = 0.5 * y.square().sum(dim=1)
+        found: list[tuple[FloatArray, FloatArray]] = []
+        for x in moved.float().split(AT_ONCE):
+            squared = torch.baddbmm(
+                0.5 * x.square().sum(dim=2)[:, :, None] + half, x, y.T.expand(len(x), -1, -1), alpha=-1.0
+            ).numpy()
+            # NumPy's is four times as quick
+            found.append((squared.argmin(axis=2), squared.argmin(axis=1)))
+        to, origin = (torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
         there = (moved - self._features[to]).norm(dim=2)
         back = (torch.take_along_dim(moved, origin[:, :, None], dim=1) - self._features).norm(dim=2)
         return there, to, back, origin

@@ -20,6 +20,9 @@ from otreg.together import together
 
 VERSION = version("otreg")
 
+SAMPLES_BEFORE, SAMPLES_AFTER = 3_000, 10_000
+"""Points on each surface: mean distances are then good to about 2% before, where no more is asked, and to 1% after."""
+
 
 def finish(
     moving: Surface,
@@ -50,7 +53,7 @@ def finish(
             moving=moving,
             labels=labels,
             landmarks=landmarks,
-            samples=10000,
+            samples=SAMPLES_BEFORE,
             seed=seed,
         ),
         partial(_moved_and_measured, moving, fixed, transform, landmarks, labels, seed),
@@ -93,7 +96,14 @@ def _moved_and_measured(
     moved = moved.with_points(moved.points, displacement=moved.points - moving.points)
     pair = None if landmarks is None else (transform(landmarks[0]), landmarks[1])
     quality = evaluate(
-        moved, fixed, moving=moving, labels=labels, landmarks=pair, transform=transform, seed=seed
+        moved,
+        fixed,
+        moving=moving,
+        labels=labels,
+        landmarks=pair,
+        transform=transform,
+        samples=SAMPLES_AFTER,
+        seed=seed,
     )
     return moved, quality
 

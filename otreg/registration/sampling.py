@@ -41,7 +41,7 @@ def farthest_points(points: FloatArray, count: int, seed: int = 0) -> IntArray:
     if count >= len(points):
         return np.arange(len(points))
     first = int(np.random.default_rng(seed).integers(len(points)))
-    if compiled.is_available():
+    if compiled.is_available() and points.shape[1] <= compiled.most_dimensions():
         single = torch.from_numpy(np.asarray(points, dtype=np.float32))
         return np.asarray(compiled.farthest(single, count, first).numpy())
     coordinates = np.ascontiguousarray(points.T, dtype=np.float32)

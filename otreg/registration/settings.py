@@ -42,8 +42,8 @@ class Settings:
         coarse spline stiffer.
     fine_stiffness : float
         Weight of a fine spline's energy, multiplied by the variance of the residual itself. ``diffeo`` also tries a
-        third of it, with 1.6 times the reach and two thirds of the normals' weight, and keeps that where held-back
-        points come clearly closer (docs/decisions/0016).
+        third of it, a ninth and a 27th, with 1.6 times the reach and two thirds of the normals' weight, as long as
+        surfaces are apart and come clearly closer (docs/decisions/0017).
     landmark_error : float
         Standard deviation of given landmarks, as a share of FIXED's diameter: how closely maps follow them.
     attachment_iterations : int
