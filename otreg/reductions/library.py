@@ -29,12 +29,13 @@ class NearProblem(ctypes.Structure):
 
     _fields_ = (
         *((name, _POINTER) for name in ("x", "axes", "columns", "first")),
-        ("low", _NUMBER * 3),
-        ("cell", _NUMBER),
-        *((name, _WHOLE) for name in ("dimension", "places")),
-        ("counts", _WHOLE * 3),
-        ("limit", ctypes.c_float),
-        *((name, _POINTER) for name in ("starts", "found", "squared")),
+        ("low", _NUMBER * 2),
+        ("width", _NUMBER),
+        ("across", _WHOLE * 2),
+        ("counts", _WHOLE * 2),
+        *((name, _WHOLE) for name in ("along", "dimension", "places")),
+        *((name, ctypes.c_float) for name in ("radius", "limit")),
+        *((name, _POINTER) for name in ("starts", "few", "few_squared", "found", "squared")),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +15,11 @@ from torch import Tensor
 from otreg.reductions import compiled, library
 from otreg.reductions.library import NearProblem, pointer
 
-MOST_CELLS = 1 << 18
-"""Of the grid that columns are put into; cells are wider than the radius where more would be needed."""
+MOST_STRIPS = 1 << 16
+"""That columns are put into; strips are wider than the radius where more would be needed."""
+
+SMALLEST_TO_DIVIDE = 4096
+"""Rows below which starting threads costs more than it saves."""
 
 
 def near_pairs(
@@ -48,7 +53,7 @@ def near_pairs(
     if len(rows) == 0 or len(columns) == 0:
         return sparse.csr_matrix((len(rows), len(columns)), dtype=np.float32)
     if compiled.is_available():
-        return _by_cells(torch.from_numpy(rows), torch.from_numpy(columns), radius, most)
+        return _by_strips(torch.from_numpy(rows), torch.from_numpy(columns), radius, most)
     return _by_trees(rows, columns, radius, most)
 
 
@@ -61,40 +66,37 @@ def _by_trees(x: np.ndarray, y: np.ndarray, radius: float, most: int | None) -> 
     return pairs
 
 
-def _by_cells(x: Tensor, y: Tensor, radius: float, most: int | None) -> sparse.csr_matrix | None:
+def _by_strips(x: Tensor, y: Tensor, radius: float, most: int | None) -> sparse.csr_matrix | None:
     built = library.find()
     assert built is not None
-    dimension = y.shape[1]
-    low, counts, cell = _grid(y[:, :3].double(), radius)
-    places = ((y[:, :3].double() - low) / cell).long()
-    places = torch.minimum(places, counts - 1)
-    cells = places[:, 0]
-    for axis in range(1, places.shape[1]):
-        cells = cells * counts[axis] + places[:, axis]
-    total = int(counts.prod())
-    order = torch.argsort(cells, stable=True)
-    first = torch.zeros(total + 1, dtype=torch.int64)
-    torch.cumsum(torch.bincount(cells, minlength=total), dim=0, out=first[1:])
+    few = int(built.otreg_near_few())
+    strips = _strips(y, radius)
+    # along a strip one after the other
+    order = torch.from_numpy(np.lexsort((y[:, strips.along].numpy(), strips.numbers.numpy())))
+    first = torch.zeros(strips.total + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(strips.numbers, minlength=strips.total), dim=0, out=first[1:])
     # eight at a time are read, the last of them beyond the end
-    axes = torch.zeros(dimension, len(y) + 8, dtype=torch.float32)
+    axes = torch.zeros(y.shape[1], len(y) + 8, dtype=torch.float32)
     axes[:, : len(y)] = y[order].T
     starts = torch.zeros(len(x) + 1, dtype=torch.int64)
+    kept = torch.empty(len(x), few, dtype=torch.int32), torch.empty(len(x), few, dtype=torch.float32)
+    single = float(np.float32(radius))
     problem = NearProblem(
-        pointer(x),
-        pointer(axes),
-        pointer(order),
-        pointer(first),
-        (ctypes.c_double * 3)(*low.tolist()),
-        cell,
-        dimension,
+        *(pointer(part) for part in (x, axes, order, first)),
+        (ctypes.c_double * 2)(*strips.low),
+        strips.width,
+        (ctypes.c_int64 * 2)(*strips.across),
+        (ctypes.c_int64 * 2)(*strips.counts),
+        strips.along,
+        y.shape[1],
         axes.shape[1],
-        (ctypes.c_int64 * 3)(*counts.tolist(), *[1] * (3 - len(counts))),
-        float(np.float32(radius)) ** 2,
-        pointer(starts),
+        single,
+        single**2,
+        *(pointer(part) for part in (starts, *kept)),
         None,
         None,
     )
-    threads = torch.get_num_threads() if len(x) >= compiled.SMALLEST_TO_DIVIDE // 64 else 1
+    threads = torch.get_num_threads() if len(x) >= SMALLEST_TO_DIVIDE else 1
     built.otreg_near(ctypes.byref(problem), len(x), threads)
     count = int(starts.sum())
     if most is not None and count > most:
@@ -108,14 +110,38 @@ def _by_cells(x: Tensor, y: Tensor, radius: float, most: int | None) -> sparse.c
     return sparse.csr_matrix(parts, shape=(len(x), len(y)), copy=False)
 
 
-def _grid(points: Tensor, radius: float) -> tuple[Tensor, Tensor, float]:
-    """Lowest corner, numbers of cells along each axis and width of cells, not narrower than the radius."""
-    low = points.amin(dim=0)
-    extent = points.amax(dim=0) - low
-    # rows and columns are compared in single precision, cells in double
-    cell = max(radius * (1.0 + 1e-5), float(extent.max()) * 1e-6, 1e-300)
-    counts = (extent / cell).floor().long() + 1
-    while float(counts.double().prod()) > MOST_CELLS:
-        cell *= 1.25
-        counts = (extent / cell).floor().long() + 1
-    return low, counts, cell
+class _Strips(NamedTuple):
+    """Where columns lie: the axis along strips and those across, the grid of strips, and the strip of each column."""
+
+    along: int
+    across: tuple[int, int]
+    low: tuple[float, float]
+    counts: tuple[int, int]
+    width: float
+    numbers: Tensor
+
+    @property
+    def total(self) -> int:
+        """Number of strips."""
+        return self.counts[0] * self.counts[1]
+
+
+def _strips(points: Tensor, radius: float) -> _Strips:
+    """Strips along the widest of the first axes (three at most), across the others not narrower than the radius."""
+    places = points[:, :3].double()
+    low, extent = places.amin(dim=0), places.amax(dim=0) - places.amin(dim=0)
+    along = int(extent.argmax())
+    across = [axis for axis in range(places.shape[1]) if axis != along]
+    # rows and columns are compared in single precision, strips in double
+    width = max(radius * (1.0 + 1e-5), float(extent.max()) * 1e-6, 1e-300)
+    while math.prod(int(extent[axis] / width) + 1 for axis in across) > MOST_STRIPS:
+        width *= 1.25
+    counts, numbers = [1, 1], torch.zeros(len(points), dtype=torch.int64)
+    for side, axis in enumerate(across):
+        counts[side] = int(extent[axis] / width) + 1
+        numbers = numbers * counts[side] + ((places[:, axis] - low[axis]) / width).long().clamp_max(
+            counts[side] - 1
+        )
+    sides = [*across, along, along][:2]
+    first, second = (float(low[axis]) for axis in sides)
+    return _Strips(along, (sides[0], sides[1]), (first, second), (counts[0], counts[1]), width, numbers)

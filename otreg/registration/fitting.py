@@ -142,7 +142,7 @@ class CoarseFit:
     ) -> None:
         self.start, self.level, self.independent_points = start, level, independent_points
         self.control_points = start.points[farthest_points(start.points, control_points)]
-        self._at_start = [kernel.float() for kernel in self._kernels(start.points)]
+        self._at_start = self._kernels(start.points).float()
         self._at_controls = self._kernels(self.control_points)
         self._first = (strain * np.asarray(level.widths)) ** 2
         self.variances = self._first.copy()
@@ -154,13 +154,14 @@ class CoarseFit:
     def use(self, start: Samples) -> None:
         """Go on with other samples of the same shape, as they are at the start of this level."""
         self.start = start
-        self._at_start = [kernel.float() for kernel in self._kernels(start.points)]
+        self._at_start = self._kernels(start.points).float()
         kernel = _weighted_sum(self._at_start, self.variances).double()
         self._displacement = (kernel @ torch.from_numpy(self.coefficients)).numpy()
 
-    def _kernels(self, points: FloatArray) -> list[Tensor]:
+    def _kernels(self, points: FloatArray) -> Tensor:
+        """Those of every width between points (n, 3) and control points, (widths, n, c)."""
         squared = torch.from_numpy(cdist(points, self.control_points, "sqeuclidean"))
-        return [torch.exp(squared / (-2.0 * width**2)) for width in self.level.widths]
+        return torch.stack([torch.exp(squared / (-2.0 * width**2)) for width in self.level.widths])
 
     def update(self, residuals: Residuals, match: Match) -> None:
         """Fit the total displacement from the start of this level to a new match."""
@@ -239,11 +240,10 @@ def _weighted_products(basis: Tensor, weights: Tensor) -> Tensor:
     return products
 
 
-def _weighted_sum(kernels: list[Tensor], weights: FloatArray) -> Tensor:
-    total = torch.zeros_like(kernels[0])
-    for kernel, weight in zip(kernels, weights.tolist(), strict=True):
-        total.add_(kernel, alpha=weight)
-    return total
+def _weighted_sum(kernels: Tensor, weights: FloatArray) -> Tensor:
+    """``Σ_w weights_w kernels_w`` of kernels (w, n, c), in one pass over them."""
+    flat = torch.from_numpy(weights).to(kernels)[None] @ kernels.flatten(start_dim=1)
+    return flat.reshape(kernels.shape[1:])
 
 
 def _gradient(slopes: Any, points: FloatArray, controls: FloatArray, coefficients: FloatArray) -> FloatArray:

@@ -70,7 +70,7 @@ def test_the_zeros_of_equal_points_are_stored() -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_points_on_the_borders_of_cells_and_at_the_very_radius() -> None:
+def test_points_on_the_borders_of_strips_and_at_the_very_radius() -> None:
     grid = np.stack(np.meshgrid(*[np.arange(6.0)] * 3), axis=-1).reshape(-1, 3)
     found = near_pairs(grid, grid, 1.0)
     # each point, and twice the edges of the grid
@@ -130,9 +130,10 @@ def test_threads_find_the_same_pairs() -> None:
     )
 
 
-def test_cells_grow_where_there_would_be_too_many() -> None:
-    low, counts, cell = near._grid(torch.tensor([[0.0, 0, 0], [1, 1, 1]], dtype=torch.float64), 1e-4)
-    assert int(counts.prod()) <= near.MOST_CELLS and cell > 1e-4 and not low.any()
+def test_strips_grow_where_there_would_be_too_many() -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 2, 1]])
+    strips = near._strips(corners, 1e-4)
+    assert strips.total <= near.MOST_STRIPS and strips.width > 1e-4 and strips.along == 1
     compare(np.random.default_rng(0).random((200, 3)), np.random.default_rng(1).random((200, 3)), 1e-3)
 
 
