@@ -32,8 +32,13 @@ class Samples:
         return np.concatenate([self.points, normal_weight * self.normals], axis=1)
 
 
-EVENLY_SPACED = 6000
+EVENLY_SPACED = 20000
 """Most samples that are each put farthest from the others; more are taken from a grid, which is less even."""
+
+FEW = 6000
+
+CANDIDATES, FEWER, FEWEST = 20, 12, 4
+"""For each of up to :data:`FEW` samples, of more, and of those from a grid: the areas that become weights want many."""
 
 
 def farthest_points(points: FloatArray, count: int, seed: int = 0) -> IntArray:
@@ -44,16 +49,37 @@ def farthest_points(points: FloatArray, count: int, seed: int = 0) -> IntArray:
     if compiled.is_available() and points.shape[1] <= compiled.most_dimensions():
         single = torch.from_numpy(np.asarray(points, dtype=np.float32))
         return np.asarray(compiled.farthest(single, count, first).numpy())
-    coordinates = np.ascontiguousarray(points.T, dtype=np.float32)
+    return _farthest_in_blocks(np.asarray(points, dtype=np.float32), count, first)
+
+
+def _farthest_in_blocks(points: Any, count: int, first: int) -> IntArray:
+    """The same as the library does: a new point is looked at by those blocks of points alone that it may change."""
+    size = 64
+    blocks = -(-len(points) // size)
+    # consecutive leaves of a tree are near; places beyond the last point never count
+    order = np.full(blocks * size, len(points))
+    order[: len(points)] = cKDTree(points, leafsize=size).indices
+    filled = np.where(order < len(points), order, order[len(points) - 1])
+    coordinates = np.ascontiguousarray(points[filled].T.reshape(-1, blocks, size))
+    places = order.reshape(blocks, size)
+    nearest = np.where(places < len(points), np.float32(np.inf), np.float32(-1.0))
+    low, high = coordinates.min(axis=2), coordinates.max(axis=2)
+    most = np.full(blocks, np.float32(np.inf))
     chosen = np.empty(count, np.int64)
     chosen[0] = first
-    nearest = np.full(len(points), np.inf, np.float32)
-    for k in range(count - 1):
-        squared = np.zeros(len(points), np.float32)
-        for row in coordinates:
-            squared += (row - row[chosen[k]]) ** 2
-        np.minimum(nearest, squared, out=nearest)
-        chosen[k + 1] = nearest.argmax()
+    for k in range(1, count):
+        point = points[chosen[k - 1]][:, None]
+        off = np.maximum(np.maximum(low - point, point - high), 0.0)
+        # rounding could place a point below its box
+        near = np.flatnonzero((off * off).sum(axis=0) * np.float32(0.9999) < most)
+        squared = np.zeros((len(near), size), np.float32)
+        for axis in range(len(coordinates)):
+            squared += (coordinates[axis, near] - point[axis]) ** 2
+        nearest[near] = np.minimum(nearest[near], squared)
+        most[near] = nearest[near].max(axis=1)
+        # of equally far ones the first
+        best = np.flatnonzero(most == most.max())
+        chosen[k] = places[best][nearest[best] == most[best[0]]].min()
     return chosen
 
 
@@ -91,7 +117,8 @@ def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
     rng = np.random.default_rng(seed)
     exact = count <= EVENLY_SPACED
     if surface.has_triangles:
-        triangles, barycentric = surface.sample_barycentric((20 if exact else 4) * count, rng)
+        candidates = CANDIDATES if count <= FEW else FEWER if exact else FEWEST
+        triangles, barycentric = surface.sample_barycentric(candidates * count, rng)
         points = np.einsum("nk,nkd->nd", barycentric, surface.triangle_corners[triangles])
         normals = np.einsum("nk,nkd->nd", barycentric, surface.normals[surface.triangles[triangles]])
         mass = np.full(len(points), 1.0 / len(points))
@@ -100,7 +127,7 @@ def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
         points, normals = surface.points[order], np.zeros_like(surface.points)
         mass = surface.weights[order] / surface.weights.sum()
     features = np.concatenate([points, 0.1 * normals], axis=1)
-    # a few candidates suffice for even spacing; the areas that become weights want many
+    # a few candidates suffice for even spacing
     chosen = farthest_points(features[: 4 * count], count, seed) if exact else thinned(features, count)
     owner = cKDTree(features[chosen]).query(features)[1]
     return Samples(

@@ -13,7 +13,7 @@ from otreg.deformations import Affine, Composite, Deformation, Diffeomorphism, S
 from otreg.registration.fitting import Residuals, carried
 from otreg.registration.matching import Match, match
 from otreg.registration.progress import Progress
-from otreg.registration.sampling import EVENLY_SPACED, Samples, deformed, sample_shape
+from otreg.registration.sampling import FEW, Samples, deformed, sample_shape
 from otreg.registration.settings import COARSE, FINE, Settings
 from otreg.registration.strain import deformation_energy
 from otreg.surface import FloatArray, Landmarks, Surface
@@ -129,11 +129,11 @@ class Stages:
     def _late_samples(self) -> tuple[Samples, Samples] | None:
         """More points on both shapes for the last coarse matches, MOVING's unmoved; None where there are enough.
 
-        No more than there are vertices: between these a mesh shows its facets, and no shape.
+        No more than there are vertices: between these a mesh shows its facets, and no shape. Nor more than
+        :data:`FEW`, which helped no more (docs/decisions/0012).
         """
         vertices = min(len(self.moving), len(self.fixed))
-        # beyond EVENLY_SPACED samples lie less evenly, and help no more
-        count = min(LATE_POINTS * self.points, EVENLY_SPACED, vertices)
+        count = min(LATE_POINTS * self.points, FEW, vertices)
         if count < LEAST_MORE * self.points:
             return None
         moving, fixed = together(
