@@ -13,6 +13,7 @@ from .config import effective, load_config
 from .errors import DONE, GATE_FAILED, say, warn
 from .files import check_output_directory
 from .interrupt import Interruption
+from .loading import without_collection
 from .options import PATH, json_option
 from .output import echo, echo_json, fields
 from .progress import ProgressLine
@@ -142,7 +143,8 @@ def register(
 
         moving_shape, fixed_shape, pair = read_pair(moving, fixed, landmarks, choices)
         progress.message("loading the numerical libraries")
-        from otreg import registration
+        with without_collection():
+            from otreg import registration
 
         with Interruption() as stop:
             result = registration.register(

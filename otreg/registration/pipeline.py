@@ -80,9 +80,10 @@ class Pipeline(Stages):
             self._affine()
         if preset in ("spline", "diffeo"):
             self.late = self._late_samples()
-            start = self._coarse_from_either_start()
+            # Samples for later are made beside fits that need none of them.
+            start = self._coarse_from_either_start(sampling=preset == "spline")
+            samples = self.fine
             if preset == "diffeo":
-                # The samples for later are made beside the fit that needs none of them.
                 whole, samples = together(
                     lambda: _finished(lambda: self._coarse_across(start)), self._fine_samples
                 )
@@ -91,8 +92,7 @@ class Pipeline(Stages):
                 self._flow_in_place()
                 if self.settings.attachment_iterations:
                     self._refine_by_attachment()
-            else:
-                samples = self._fine_samples()
+            assert samples is not None
             self.x, self.y = self._carried(self.parts, samples[0]), samples[1]
             if preset == "diffeo":
                 self._fine_as_soft_as_it_takes()
@@ -140,20 +140,25 @@ class Pipeline(Stages):
             if self._accept("affine", held, self._affine_map(matrix, translation, "affine")):
                 self.x = current
 
-    def _coarse_from_either_start(self) -> State:
+    def _coarse_from_either_start(self, sampling: bool = False) -> State:
         """Fit the coarse spline from the rigid pose and from the affine map, and keep what deforms less.
 
         Neither start is better everywhere: an affine map helps where shapes differ in proportions, and misleads
         where they bend. Both fit about as well, so that distances tell little; but points that slid along the
         surface cost deformation. Held-back points decide only where they differ by :data:`CLEAR_DIFFERENCE`.
         Returns the state from which the kept spline was fitted.
+
+        The affine map takes time of its own; with ``sampling`` the other side makes the fine samples meanwhile.
         """
         before = self._state()
         rigid, affine = copy(self), copy(self)
         starts = {"rigid": before, "affine": before}
 
         def from_the_pose() -> bool:
-            return _finished(rigid._coarse_spline)
+            whole = _finished(rigid._coarse_spline)
+            if whole and sampling:
+                self.fine = self._fine_samples()
+            return whole
 
         def from_an_affine_map() -> bool:
             if self.watch.stopped or not _finished(affine._affine):

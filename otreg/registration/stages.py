@@ -91,6 +91,7 @@ class Stages:
         self.stages: list[dict[str, Any]] = []
         self.fitted: FittedSpline | None = None
         self.late: tuple[Samples, Samples] | None = None
+        self.fine: tuple[Samples, Samples] | None = None
         self.interrupted = False
         pair = () if landmarks is None else landmarks
         self.marks = [(points.points - self.centre) / self.length for points in pair] or [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from otreg_cli import errors
 from otreg_cli.config import effective, load_config, merge, parse_assignments
 from otreg_cli.files import check_output_directory, check_output_file
 from otreg_cli.interrupt import Interruption, Remembered
+from otreg_cli.loading import without_collection
 from otreg_cli.output import fields, number, plain, table
 from otreg_cli.progress import ProgressLine, format_event, format_seconds
 from otreg_cli.quality_table import quality_table
@@ -311,3 +313,16 @@ def test_a_swallowed_ctrl_c_is_raised_again_at_the_next_step() -> None:
         with pytest.raises(KeyboardInterrupt):
             interrupt.check()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_loading_leaves_the_collection_of_garbage_as_it_was(enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(KeyError), without_collection():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
