@@ -10,7 +10,7 @@ SIZE = 1 << 18  # numbers of float32 in an activation
 ACTIVATION = 1.0  # MB
 LAYERS = 8
 SAVED = 6  # activations that a penalty below saves, and nobody else
-SLACK = 4 * ACTIVATION  # gradients and temporaries of an operation
+SLACK = 5 * ACTIVATION  # gradients and temporaries of an operation, and pages in which the heap is not full
 GRAPH = 2.0
 
 PREPARATION = """
