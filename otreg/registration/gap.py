@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from otreg.deformations import Deformation
+from otreg.errors import NotInvertibleError
 from otreg.proximity import nearly_distances
 from otreg.registration.sampling import Samples
 from otreg.surface import FloatArray, Surface
@@ -43,10 +46,12 @@ class Gap:
             there = (np.asarray(transform.map(x.points * length + centre)) - centre) / length
             means.append(float(np.average(nearly_distances(there, fixed), weights=x.weights)))
         if moving.has_triangles:
-            back = np.asarray(transform.inverse.map(y.points * length + centre))
-            growth = np.cbrt(np.abs(np.asarray(transform.jacobian_determinant(back))))
-            distances = growth * nearly_distances((back - centre) / length, moving)
-            means.append(float(np.average(distances, weights=y.weights)))
+            # a map that folds says how far it is from one side
+            with contextlib.suppress(NotInvertibleError):
+                back = np.asarray(transform.inverse.map(y.points * length + centre))
+                growth = np.cbrt(np.abs(np.asarray(transform.jacobian_determinant(back))))
+                distances = growth * nearly_distances((back - centre) / length, moving)
+                means.append(float(np.average(distances, weights=y.weights)))
         if not means:
             return None
         return min(means) if self.partial else sum(means) / len(means)

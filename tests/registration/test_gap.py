@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from otreg.deformations import Affine, Diffeomorphism
+from otreg.deformations import Affine, Diffeomorphism, Spline
+from otreg.errors import NotInvertibleError
 from otreg.proximity import SurfaceIndex, nearly_distances
 from otreg.registration.gap import Gap
 from otreg.registration.sampling import Samples, sample_shape
@@ -63,6 +64,18 @@ def test_clouds_tell_nothing_and_one_mesh_tells_its_side() -> None:
     for pair in ((cloud, mesh), (mesh, cloud)):
         found = gap(*pair).under(identity, LENGTH, CENTRE)
         assert found is not None and found < 5e-4
+
+
+def test_a_map_without_an_inverse_is_measured_from_one_side() -> None:
+    """A spline that turns a part of space inside out: its inverse is refused."""
+    shape = sphere(0.4)
+    fold = Spline(CENTRE[None], np.array([[0.0, 0.0, 40.0]]), 6.0)
+    with pytest.raises(NotInvertibleError):
+        fold.inverse.map(CENTRE[None] + [[0.0, 0.0, 9.0]])
+    moved = fold.map(shape.points * LENGTH + CENTRE)
+    there = Surface((moved - CENTRE) / LENGTH, shape.triangles)
+    found = gap(shape, there).under(fold, LENGTH, CENTRE)
+    assert found is not None and found < 5e-3
 
 
 def test_distances_by_near_centres_are_those_of_the_index() -> None:
