@@ -34,9 +34,10 @@ def coherence(current: Samples, match: Match) -> float:
     near = near_pairs(points, points, 2.5 * NEIGHBOURHOOD)
     assert near is not None
     near.data = np.exp(near.data * (-0.5 / NEIGHBOURHOOD**2))
-    # all that are near, less the point itself
+    # all that are near, less the point itself; of one that is alone nothing is left but rounding
     total = near @ mass - mass
-    mean = (near @ (mass[:, None] * along) - mass[:, None] * along) / np.maximum(total, 1e-9)[:, None]
+    least = 1e-9 * mass + 1e-300
+    mean = (near @ (mass[:, None] * along) - mass[:, None] * along) / np.maximum(total, least)[:, None]
     energy = float(mass @ (along**2).sum(axis=1))
     return max(float(mass @ (along * mean).sum(axis=1)) / max(energy, 1e-300), 0.0)
 

@@ -10,7 +10,7 @@ SIZE = 1 << 18  # numbers of float32 in an activation
 ACTIVATION = 1.0  # MB
 LAYERS = 8
 SAVED = 6  # activations that a penalty below saves, and nobody else
-SLACK = 5 * ACTIVATION  # gradients and temporaries of an operation, and pages in which the heap is not full
+SLACK = 4 * ACTIVATION  # gradients and temporaries of an operation
 GRAPH = 2.0
 
 PREPARATION = """
@@ -81,7 +81,9 @@ def measured(size, layers, kind):
 
 def test_memory_inside_a_scan() -> None:
     """The tapes of a scan do not record the penalties."""
-    plain, eager = peaks(PREPARATION, [(SIZE, 36, kind, True) for kind in ("plain", "eager")])
+    # what else a process touches only adds to its peak: of three processes the least
+    found = [peaks(PREPARATION, [(SIZE, 36, kind, True) for kind in ("plain", "eager")]) for _ in range(3)]
+    plain, eager = (min(each) for each in zip(*found, strict=True))
     tapes = 6 * 2 * ACTIVATION  # of 6 steps: an activation and a stored gradient each
     assert eager < 6 * ACTIVATION + tapes + SAVED * ACTIVATION + SLACK + GRAPH
     assert plain > 6 * (1 + SAVED) * ACTIVATION
