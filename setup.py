@@ -11,7 +11,7 @@ library = Extension(
     ["otreg/reductions/native/library.c"],
     depends=[
         f"otreg/reductions/native/{part}.h"
-        for part in ("farthest", "mixed", "near", "order", "problem", "rows")
+        for part in ("closest", "farthest", "mixed", "near", "order", "problem", "rows")
     ],
     extra_compile_args=[
         "-O2",

@@ -81,13 +81,44 @@ def remeshed(mesh: Mesh, keep: float = 0.6) -> Mesh:
 
 
 def resized(mesh: Mesh, vertices: int) -> Mesh:
-    """The same surface with about so many vertices: subdivided linearly as often as needed, then decimated."""
-    import trimesh
+    """The same surface with about so many vertices: its longest edges halved, or decimated.
 
+    Subdividing everything and decimating that would leave slivers: on a flat patch all of them cost nothing.
+    """
+    while len(mesh.points) < vertices:
+        mesh = _with_longest_edges_halved(mesh, vertices - len(mesh.points))
+    return decimated(mesh, round(len(mesh.triangles) * vertices / len(mesh.points)))
+
+
+def _with_longest_edges_halved(mesh: Mesh, count: int) -> Mesh:
+    """Put a vertex in the middle of each of the ``count`` longest edges, and divide the triangles along them."""
     points, triangles = mesh
-    while len(points) < vertices:
-        points, triangles = trimesh.remesh.subdivide(points, triangles)
-    return decimated(Mesh(points, triangles), round(len(triangles) * vertices / len(points)))
+    sides = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]], axis=2)
+    edges, side = np.unique(sides.reshape(-1, 2), axis=0, return_inverse=True)
+    longest = np.argsort(-np.linalg.norm(points[edges[:, 0]] - points[edges[:, 1]], axis=1), kind="stable")[
+        :count
+    ]
+    middle = np.full(len(edges), -1)
+    middle[longest] = len(points) + np.arange(len(longest))
+    points = np.concatenate([points, points[edges[longest]].mean(axis=1)])
+    middles = middle[side.reshape(-1, 3)]
+    halved = middles >= 0
+    # turned so that of one or two halved sides the first is the first, and of two the other is the second
+    first = np.where(halved.sum(axis=1) == 2, (halved.argmin(axis=1) + 1) % 3, halved.argmax(axis=1))
+    turn = (first[:, None] + np.arange(3)) % 3
+    corners, middles = np.take_along_axis(triangles, turn, axis=1), np.take_along_axis(middles, turn, axis=1)
+    (a, b, c), (ab, bc, ca), number = corners.T, middles.T, halved.sum(axis=1)
+    # what two halved sides leave is a quadrangle: cut along its shorter diagonal
+    long = np.linalg.norm(points[a] - points[bc], axis=1) > np.linalg.norm(points[ab] - points[c], axis=1)
+    divided = (
+        (number == 0, [(a, b, c)]),
+        (number == 1, [(a, ab, c), (ab, b, c)]),
+        ((number == 2) & long, [(ab, b, bc), (a, ab, c), (ab, bc, c)]),
+        ((number == 2) & ~long, [(ab, b, bc), (a, ab, bc), (a, bc, c)]),
+        (number == 3, [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]),
+    )
+    found = [np.stack(part, axis=1)[where] for where, parts in divided for part in parts]
+    return Mesh(points, np.concatenate(found))
 
 
 def decimated(mesh: Mesh, triangles: int) -> Mesh:

@@ -24,6 +24,8 @@ CLOSE_ASSD = 0.01
 """Surfaces this close (share of the diameter) need not have come closer: they may have matched before."""
 DEGENERATE_AREA = 1e-12
 """A triangle is degenerate when its area is below this share of the squared diameter of its surface."""
+NEEDLE = 1e-3
+"""Height over longest edge below which a triangle's normal says nothing about the map that turned it over."""
 
 _MARGIN = 0.1  # of the diameter, on every side of the box
 _GRID_POINTS = 2000
@@ -93,7 +95,9 @@ def evaluate(
             ``labels``.
         ``triangles``
             ``count`` and the shares ``flipped`` (normal turned by more than 90°, once the best similarity
-            from moving to moved is taken out) and ``degenerate``; None without ``moving``.
+            from moving to moved is taken out) and ``degenerate``; ``needles``, of moving's triangles less than a
+            thousandth as high as they are long, and ``needles_flipped``, which ``flipped`` leaves out: any bend of the
+            map turns such a triangle over, and where it is thin enough rounding alone. None without ``moving``.
         ``log_jacobian``
             ``min``, ``mean``, ``std``, ``p01``, ``p99`` of log det J where det J > 0 (None if nowhere), at
             the vertices of moving, and ``folded``: the share where det J ≤ 0. None without both arguments.
@@ -232,8 +236,11 @@ def format_table(quality: Mapping[str, Any]) -> str:
         lines += [_row(f"  {name}", [value]) for name, value in quality["dice"]["labels"].items()]
     if quality["triangles"]:
         shares = quality["triangles"]
-        lines.append(_row(f"{shares['count']} triangles", ["turned", "degenerate"]))
-        lines.append(_row("  share", [f"{shares['flipped']:.3%}", f"{shares['degenerate']:.3%}"]))
+        lines.append(
+            _row(f"{shares['count']} triangles", ["turned", "degenerate", "needles", "of which turned"])
+        )
+        names = ("flipped", "degenerate", "needles", "needles_flipped")
+        lines.append(_row("  share", [f"{shares[name]:.3%}" for name in names]))
     if quality["log_jacobian"]:
         names = ("mean", "std", "min", "p99")
         values = [quality["log_jacobian"][name] for name in names]
@@ -345,13 +352,23 @@ def _landmark_errors(moved: Landmarks | ArrayLike, fixed: Landmarks | ArrayLike)
 
 def _triangles(moving: Surface, moved: Surface) -> dict[str, float]:
     rotation = _best_rotation(moving.points, moved.points)
-    turned = np.einsum("td,td->t", moved.triangle_normals, moving.triangle_normals @ rotation.T)
+    turned = np.einsum("td,td->t", moved.triangle_normals, moving.triangle_normals @ rotation.T) < 0
+    needles = _needles(moving)
     smallest = DEGENERATE_AREA * moved.diameter**2
     return {
         "count": len(moved.triangles),
-        "flipped": float(np.mean(turned < 0)),
+        "flipped": float(np.mean(turned & ~needles)),
         "degenerate": float(np.mean(moved.triangle_areas <= smallest)),
+        "needles": float(np.mean(needles)),
+        "needles_flipped": float(np.mean(turned & needles)),
     }
+
+
+def _needles(surface: Surface) -> NDArray[np.bool_]:
+    """Which triangles (T,) are less than :data:`NEEDLE` as high as they are long."""
+    corners = surface.triangle_corners
+    longest = ((corners - np.roll(corners, 1, axis=1)) ** 2).sum(axis=2).max(axis=1)
+    return np.asarray(2.0 * surface.triangle_areas < NEEDLE * longest)
 
 
 def _best_rotation(source: FloatArray, target: FloatArray) -> FloatArray:

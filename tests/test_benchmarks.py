@@ -105,10 +105,22 @@ def test_other_numbers_of_vertices(modules: tuple[ModuleType, ModuleType]) -> No
             np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
         ).sum()
 
+    def thinnest(mesh: Any) -> float:
+        corners = mesh.points[mesh.triangles]
+        edges = np.roll(corners, 1, axis=1) - corners
+        areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+        return float((areas / (edges**2).sum(axis=2).max(axis=1)).min())
+
     for count in (400, 1000, 1500, 20_000):
         found = meshes.resized(mesh, count)
         assert len(found.points) == pytest.approx(count, rel=0.05)
         assert area(found) == pytest.approx(area(mesh), rel=0.02)
+        # whole, and without slivers, which any bend would turn over
+        edges = np.sort(found.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+        assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+        assert thinnest(found) > 0.3 * thinnest(mesh)
+        if count > 1000:
+            assert len(found.points) == count and area(found) == pytest.approx(area(mesh), rel=1e-12)
     assert len(meshes.decimated(mesh, 500).triangles) <= 500
     used, renumbered = meshes.used_part(np.array([[5, 1, 3], [1, 3, 2]]), 7)
     assert used.tolist() == [False, True, True, True, False, True, False]

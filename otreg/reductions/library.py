@@ -39,6 +39,18 @@ class NearProblem(ctypes.Structure):
     )
 
 
+class ClosestProblem(ctypes.Structure):
+    """``closest_problem`` of closest.h."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("points", "triangles", "names", "boxes")),
+        *((name, _WHOLE) for name in ("count", "leaves")),
+        *((name, _NUMBER) for name in ("limit", "enough")),
+        ("found", _POINTER),
+        ("squared", _POINTER),
+    )
+
+
 @cache
 def find() -> ctypes.CDLL | None:
     """The library, or None where it was not built."""
@@ -65,6 +77,9 @@ def load(path: str) -> ctypes.CDLL | None:
         library.otreg_farthest.argtypes = [_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 3, _WHOLE, _POINTER]
         library.otreg_near.restype = None
         library.otreg_near.argtypes = [ctypes.POINTER(NearProblem), _WHOLE, _WHOLE]
+        library.otreg_closest.restype = None
+        library.otreg_closest.argtypes = [ctypes.POINTER(ClosestProblem), _WHOLE, _WHOLE]
+        library.otreg_closest_leaf.restype = ctypes.c_int
     except (OSError, AttributeError):
         return None
     return library

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from torch import Tensor
 from otreg.errors import InputError
 from otreg.reductions import mixtures
 from otreg.reductions.cells import CellGrid, Near
+from otreg.reductions.compact import MOST_WIDTHS, sums_over_near_pairs
+from otreg.reductions.library import TYPES
 from otreg.reductions.pair_weights import Ingredient, weight_blocks
 from otreg.reductions.radial import KERNELS, kernel_sums
 
@@ -120,6 +122,10 @@ class MixedKernel:
         totals: list[Tensor] = []
         for width, amplitude in zip(self.widths, self.amplitudes, strict=True):
             one = MixedKernel(self.kernel, width, (amplitude,))
+            few = one._sums_without_gradients(points, centres, parts)
+            if few is not None:
+                totals = few if not totals else [a + b for a, b in zip(totals, few, strict=True)]
+                continue
             near = one._near(points, centres)
             if near.pair_count > _FULL_CELL * near.cell_count:
                 total = _MixedSum.apply(points, centres, joined, one, orders, counts, near)
@@ -146,13 +152,35 @@ class MixedKernel:
         """Pairs that may lie within the width of each other."""
         return CellGrid(centres.detach() / self.width, 1.0).near(points.detach() / self.width)
 
+    def _sums_without_gradients(
+        self, points: Tensor, centres: Tensor, parts: Sequence[Part]
+    ) -> list[Tensor] | None:
+        """The sums for one compact kernel over pairs that the library finds; None where that is not the quickest."""
+        tensors = (points, centres, *(values for _, values in parts))
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return None
+        extent = (
+            float(torch.stack([points.detach().abs().amax(), centres.detach().abs().amax()]).amax())
+            if len(points)
+            else 0.0
+        )
+        if points.device.type != "cpu" or points.dtype not in TYPES or extent > MOST_WIDTHS * self.width:
+            return None
+        sums = sums_over_near_pairs(points, centres, parts, self.width)
+        return None if sums is None else self._scaled(parts, sums)
+
+    def _scaled(self, parts: Sequence[Part], sums: Iterable[Tensor]) -> list[Tensor]:
+        """Sums in units of the width, with the amplitude and as derivatives by the squared distance itself."""
+        (width,), (amplitude,) = self.widths, self.amplitudes
+        return [amplitude / width ** (2 * order) * part for (order, _), part in zip(parts, sums, strict=True)]
+
     def _sums_of_pairs(self, points: Tensor, centres: Tensor, parts: Sequence[Part]) -> list[Tensor]:
         """The sums for one compact kernel, pair by pair: where cells hold too few for products of matrices."""
-        (width,), (amplitude,) = self.widths, self.amplitudes
+        width = self.width
         sums = (
             kernel_sums("wendland", points, centres, values, width, (order,))[0] for order, values in parts
         )
-        return [amplitude / width ** (2 * order) * part for (order, _), part in zip(parts, sums, strict=True)]
+        return self._scaled(parts, sums)
 
     def recipe(self) -> list[Ingredient]:
         """The kernels from wide to narrow, for :func:`otreg.reductions.pair_weights.weight_blocks`."""

@@ -14,11 +14,11 @@ from otreg.deformations import Diffeomorphism, Spline
 from otreg.flows.shooting import carry_with_jacobian
 from otreg.reductions.near import near_pairs
 from otreg.reductions.radial import wendland_profile
+from otreg.reductions.sparse import SparseMatrix
 from otreg.registration.matching import Match, meeting_normals
 from otreg.registration.sampling import Samples, deformed, farthest_points, thinned
 from otreg.registration.screening import InverseKernel
 from otreg.registration.settings import CoarseLevel, FineLevel
-from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
 
 BLUR_VARIANCE = 0.1

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from otreg.reductions.near import near_pairs
+from otreg.reductions.sparse import SparseMatrix
 from otreg.registration.sampling import Samples, unit
-from otreg.registration.sparse import SparseMatrix
 from otreg.surface import FloatArray
 from otreg.transport import ConvergenceWarning, solve
 

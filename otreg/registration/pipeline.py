@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +19,8 @@ from otreg.registration.pose import apply_pose, find_pose, procrustes
 from otreg.registration.progress import Interrupted
 from otreg.registration.refining import refined
 from otreg.registration.sampling import Samples, deformed
-from otreg.registration.settings import COARSE, FINE, FineLevel
+from otreg.registration.settings import COARSE, FINE, FineLevel, Settings
+from otreg.registration.softening import as_soft_as_it_takes
 from otreg.registration.stages import FittedSpline, Stages, State, in_units, linear
 from otreg.registration.strain import folded_share
 from otreg.surface import FloatArray, Landmarks
@@ -47,24 +47,6 @@ MOST_CONTINUED = 2
 
 MOST_CONTROL_POINTS = 12
 """Control points of a fine level, at most, for each of the coarse one."""
-
-SOFTER = 3.0
-"""Times less stiff each further run of the fine levels is."""
-
-SOFT_REACH = 1.6
-"""Times farther its matches reach: detail of two subjects lies several blurs apart."""
-
-SOFT_NORMALS = 2 / 3
-"""Times less normals weigh in its matches: on detail they turn quickly."""
-
-CLOSE_ENOUGH = FINE[-1].last_blur / 10
-"""Mean distance between the surfaces, as a share of FIXED's diameter, that a finest match cannot tell from none."""
-
-CLEARLY_CLOSER = 0.02
-"""Share by which a softer run must bring the surfaces closer, to be preferred."""
-
-MOST_SOFTENED = 3
-"""Times that the fine levels are softened."""
 
 LEAST_GAIN = 0.0025
 """Share by which a fine stage must bring held-back points closer: less may come from their choice."""
@@ -263,39 +245,33 @@ class Pipeline(Stages):
             self.x = carried(flow, self.x)
 
     def _fine_as_soft_as_it_takes(self) -> None:
-        """Run the fine levels, and softer ones from the same start while surfaces stay apart and come closer.
+        """Run the fine levels, at the stiffness and with the normals that the surfaces ask for."""
+        gap = self._gap()
 
-        A cortex, a cerebellum or a skull shows detail that a stiff map cannot follow. Where surfaces already lie on
-        one another, softer maps follow noise (the discrepancy principle, Morozov 1966: no closer to the data than
-        these are good). Between clouds nothing tells one from the other, and the map stays stiff.
-        """
-        gap = Gap(self.moving, self.fixed, *self.held_samples, self.partial)
-        chosen, least = self, np.inf
-        gaps: dict[str, float] = {}
-        whole = True
-        for times in range(1 + MOST_SOFTENED):
+        def run(settings: Settings) -> tuple[Pipeline, bool]:
             tried = copy(self)
-            if times:
-                tried.settings = replace(
-                    self.settings,
-                    fine_stiffness=self.settings.fine_stiffness / SOFTER**times,
-                    reach_factor=self.settings.reach_factor * SOFT_REACH,
-                    normal_weight=self.settings.normal_weight * SOFT_NORMALS,
-                )
-            whole = _finished(tried._fine_levels)
-            found = gap.under(tried.transform(), self.length, self.centre)
-            if found is not None:
-                gaps[f"{tried.settings.fine_stiffness:.3g}"] = found * self.length
-            closer = found is None or found < (1.0 - CLEARLY_CLOSER) * least
-            if closer:
-                chosen, least = tried, 0.0 if found is None else found
-            if not (whole and closer) or least <= CLOSE_ENOUGH:
-                break
-        stiffness = chosen.settings.fine_stiffness
-        self._take(chosen)
-        self._note("choice of stiffness", True, fine_stiffness=stiffness, surface_distance=gaps)
-        if not whole:
+            tried.settings = settings
+            return tried, _finished(tried._fine_levels)
+
+        choice = as_soft_as_it_takes(self.settings, run, lambda tried: tried._gap_since(self, gap))
+        self._take(choice.found)
+        self._note(
+            "choice of stiffness",
+            True,
+            fine_stiffness=choice.settings.fine_stiffness,
+            normal_weight=choice.settings.normal_weight,
+            surface_distance={name: found * self.length for name, found in choice.gaps.items()},
+        )
+        if not choice.whole:
             raise Interrupted
+
+    def _gap(self) -> Gap:
+        """What measures the distance between the surfaces from here on."""
+        return Gap(self._moved(self.moving, self.parts), self.fixed, self.partial)
+
+    def _gap_since(self, start: Pipeline, gap: Gap) -> float | None:
+        """The distance between the surfaces, measured by what another state had prepared."""
+        return gap.under(self.held_x, self.held_y, self._flows(self.parts[len(start.parts) :]))
 
     def _take(self, other: Pipeline) -> None:
         """Go on from what a copy of this pipeline has found."""

@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from otreg.registration.sparse import SparseMatrix
+from otreg.reductions.sparse import SparseMatrix
 from otreg.surface import FloatArray
 
 NEIGHBOURS = 20

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
 from otreg.deformations import Affine, Composite, Deformation, Diffeomorphism, Spline
+from otreg.flows.shooting import carry
 from otreg.registration.fitting import Residuals, carried
 from otreg.registration.matching import Match, match
 from otreg.registration.progress import Progress
@@ -159,12 +161,32 @@ class Stages:
         """Samples of our units under maps in the unit of the files, one after the other."""
         for part in parts:
             if isinstance(part, Diffeomorphism):
-                samples = carried(in_units(part, 1.0 / self.length, -self.centre / self.length), samples)
+                samples = carried(self._in_our_units(part), samples)
             else:
                 there = Samples(samples.points * self.length + self.centre, samples.normals, samples.weights)
                 moved = carried(part, there)
                 samples = Samples((moved.points - self.centre) / self.length, moved.normals, moved.weights)
         return samples
+
+    def _moved(self, surface: Surface, parts: list[Deformation]) -> Surface:
+        """A surface of our units under maps in the unit of the files; flows carry it in single precision."""
+        points = surface.points
+        with torch.no_grad():
+            for part in parts:
+                if isinstance(part, Diffeomorphism):
+                    single = torch.tensor(points, dtype=torch.float32)
+                    path = self._in_our_units(part).path().to(single)
+                    points = carry(single, path).double().numpy()
+                else:
+                    points = (part.map(points * self.length + self.centre) - self.centre) / self.length
+        return surface.with_points(points)
+
+    def _in_our_units(self, flow: Diffeomorphism) -> Diffeomorphism:
+        return in_units(flow, 1.0 / self.length, -self.centre / self.length)
+
+    def _flows(self, parts: list[Deformation]) -> list[Diffeomorphism]:
+        """Flows in the unit of the files, in our units."""
+        return [self._in_our_units(part) for part in parts if isinstance(part, Diffeomorphism)]
 
     def _match(self, x: Samples, blur: float, y: Samples | None = None) -> Match:
         """Match samples of MOVING to those of FIXED, ``self.y`` unless others are given."""

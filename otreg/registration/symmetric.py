@@ -12,6 +12,7 @@ from otreg.deformations import Composite, Deformation
 from otreg.registration.coherence import Trust
 from otreg.registration.fitting import CoarseFit, FineFit, carried
 from otreg.registration.flowing import lifted
+from otreg.registration.gap import Gap
 from otreg.registration.matching import Match
 from otreg.registration.pipeline import (
     ACROSS,
@@ -116,6 +117,15 @@ class SymmetricPipeline(Pipeline):
     def _fine_levels(self, flows: bool = True) -> None:
         for level in FINE:
             self._fine_both(level)
+
+    def _gap(self) -> Gap:
+        moving, fixed = self._moved(self.moving, self.parts), self._moved(self.fixed, self.back)
+        return Gap(moving, fixed, self.partial)
+
+    def _gap_since(self, start: Pipeline, gap: Gap) -> float | None:
+        assert isinstance(start, SymmetricPipeline)
+        there, back = self.parts[len(start.parts) :], self.back[len(start.back) :]
+        return gap.under(self.held_x, self.held_fixed, self._flows(there), self._flows(back))
 
     def _take(self, other: Pipeline) -> None:
         assert isinstance(other, SymmetricPipeline)

@@ -214,7 +214,29 @@ def test_degenerate_triangles() -> None:
     flat = moving.with_points(np.where(moving.points[:, :1] < 0.6, moving.points * [0, 1, 1], moving.points))
     # Columns 0, 1 and 2 (x up to 0.5) lie on one line: the two strips between them have no area.
     shares = evaluate(flat, moving, moving=moving, samples=10)["triangles"]
-    assert shares == {"count": 32, "flipped": 0.0, "degenerate": 0.5}
+    assert shares == {
+        "count": 32,
+        "flipped": 0.0,
+        "degenerate": 0.5,
+        "needles": 0.0,
+        "needles_flipped": 0.0,
+    }
+
+
+@pytest.mark.parametrize(("height", "needles"), [(2e-3, 0.0), (5e-4, 1.0)])
+def test_needles_are_counted_apart(height: float, needles: float) -> None:
+    """Strips of such triangles, whose middle row a bend of the map lifts over the last."""
+    x = np.arange(5.0)
+    rows = [np.stack([x, np.full(5, row * height), np.zeros(5)], axis=1) for row in range(3)]
+    a, b = np.arange(4), np.arange(1, 5)
+    strip = np.concatenate([np.stack([a, b, b + 5], axis=1), np.stack([a, b + 5, a + 5], axis=1)])
+    moving = Surface(np.concatenate(rows), np.concatenate([strip, strip + 5]))
+    bent = moving.points.copy()
+    bent[5:10, 1] = 3.0 * height
+    shares = evaluate(moving.with_points(bent), moving, moving=moving, samples=10)["triangles"]
+    assert shares["needles"] == needles
+    assert shares["flipped"] == (0.0 if needles else 0.5)
+    assert shares["needles_flipped"] == (0.5 if needles else 0.0)
 
 
 def test_log_jacobian_of_an_affine_map() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from otreg.registration.sparse import SparseMatrix
+from otreg.reductions.sparse import SparseMatrix
 
 
 @settings(max_examples=40, deadline=None)

@@ -205,5 +205,6 @@ EXPORT void otreg_mix_f64(const mixture_f64 *mixture, int64_t rows, int64_t thre
   divide(&w, threads);
 }
 
+#include "closest.h"
 #include "farthest.h"
 #include "near.h"

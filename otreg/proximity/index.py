@@ -1,10 +1,9 @@
 """Closest points on a surface: exact, on its triangles rather than its vertices.
 
-How it stays exact and fast. The triangles are sorted into a binary tree, each node with a box around its
-triangles, turned along their principal axes so that it hugs a patch of surface. The triangle whose centre is
-nearest gives a query a first upper bound on its distance; going down the tree, only the nodes whose box is
-nearer than that can hold anything better, and the few triangles left at the bottom are measured. All queries
-go down together, one level at a time, as arrays of (query, node) pairs.
+The library in C finds the closest triangles (:mod:`otreg.reductions.closest`). Installations without it go down a tree
+of boxes (:mod:`otreg.proximity.boxes`) with all queries together, one level at a time, as arrays of (query, node)
+pairs: the triangle whose centre is nearest gives a query a first upper bound on its distance, only the nodes whose box
+is nearer than that can hold anything better, and the few triangles left at the bottom are measured.
 """
 
 from __future__ import annotations
@@ -16,9 +15,12 @@ from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from otreg.errors import InputError
+from otreg.proximity.boxes import BoxTree
+from otreg.proximity.triangles import Triangles
+from otreg.reductions import compiled
+from otreg.reductions.closest import TriangleTree
 from otreg.surface import FloatArray, IntArray, Surface
 
-_LEAF = 4  # triangles in the last boxes, at most: measuring one costs about as much as looking at a box
 _QUERIES_AT_ONCE = 2048  # queries that go down the tree together: the temporaries stay in the cache
 _PAIRS_AT_ONCE = 500_000  # split queries that get more pairs than this: keeps the memory below 0.2 GB
 _CROWD = 6  # pairs per query from which one more triangle is measured to tighten the bound
@@ -67,10 +69,15 @@ class SurfaceIndex:
         if not np.isfinite(used).all():
             raise InputError("the surface has non-finite coordinates: read it with repair=True")
         self.surface = surface
+        self._tree: TriangleTree | None = None
         if surface.has_triangles:
-            self._seeds = cKDTree(surface.triangle_centres)
-            self._triangles = _Triangles(surface.triangle_corners)
-            self._boxes = _BoxTree(surface.triangle_corners)
+            corners = surface.triangle_corners
+            self._triangles = Triangles(corners)
+            if compiled.is_available():
+                self._tree = TriangleTree(corners, self._triangles.prepared())
+            else:
+                self._seeds = cKDTree(surface.triangle_centres)
+                self._boxes = BoxTree(corners)
         else:
             self._seeds = cKDTree(surface.points)
 
@@ -130,6 +137,10 @@ class SurfaceIndex:
         """
         array = np.asarray(queries, dtype=np.float64)
         well_formed = array.size > 0 and array.shape[1:] == (3,) and np.isfinite(array).all()
+        if self._tree is not None and well_formed:
+            near, squared = self._tree.nearest(array, enough=at_least)
+            far = slice(last := int(squared.argmax()), last + 1)
+            return max(float(self._measure(array[far], near[far]).distances[0]), at_least)
         if self.surface.has_triangles and well_formed:
             bound = self._measure(array, self._seeds.query(array)[1].astype(np.int64)).distances
             array = array[bound > at_least]
@@ -141,6 +152,10 @@ class SurfaceIndex:
         return Closest(self.surface.points[index], distances, index.astype(np.int64), barycentric)
 
     def _on_triangles(self, queries: FloatArray, limit: float) -> Closest:
+        if self._tree is not None:
+            # where nothing lies within the limit any triangle will do: its distance says so
+            found = self._tree.nearest(queries, np.nextafter(limit, np.inf))[0]
+            return self._measure(queries, np.maximum(found, 0))
         best = self._seeds.query(queries)[1].astype(np.int64)
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             block = slice(start, start + _QUERIES_AT_ONCE)
@@ -240,35 +255,6 @@ def closest_points(queries: ArrayLike, surface: Surface, *, max_distance: float 
     return SurfaceIndex(surface).closest(queries, max_distance=max_distance)
 
 
-def nearly_distances(queries: FloatArray, surface: Surface, candidates: int = 8) -> FloatArray:
-    """Distance from each query to a surface, by the triangles with the nearest centres (a cloud's nearest point).
-
-    Exact for most queries of a mesh without slivers, never too small, and much quicker to ask for once than
-    :class:`SurfaceIndex`, which takes a tree of boxes to be exact for all.
-
-    Parameters
-    ----------
-    queries : array, shape (Q, 3)
-        Finite.
-    surface : Surface
-        Not empty, finite.
-    candidates : int
-        Triangles looked at for each query.
-
-    Returns
-    -------
-    array, shape (Q,)
-    """
-    if not surface.has_triangles:
-        return np.asarray(cKDTree(surface.points).query(queries)[0], dtype=np.float64)
-    found = cKDTree(surface.triangle_centres).query(queries, k=min(candidates, len(surface.triangles)))[1]
-    triangles = _Triangles(surface.triangle_corners)
-    nearest = np.full(len(queries), np.inf)
-    for index in found.reshape(len(queries), -1).T:
-        np.minimum(nearest, triangles.closest(queries, index)[1], out=nearest)
-    return nearest
-
-
 def _drop_far(found: Closest, limit: float) -> Closest:
     far = found.distances > limit
     if not far.any():
@@ -285,135 +271,3 @@ def _first_smallest(owner: IntArray, values: FloatArray) -> IntArray:
     smallest = np.minimum.reduceat(values, starts)
     hits = np.flatnonzero(values == np.repeat(smallest, np.diff(starts, append=len(owner))))
     return hits[np.flatnonzero(np.diff(owner[hits], prepend=-1))]
-
-
-class _Triangles:
-    """Edges of the triangles and their dot products, and the distance from points to given triangles."""
-
-    def __init__(self, corners: FloatArray) -> None:
-        first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-        self._origin, self._first, self._second = corners[:, 0], first, second
-        self._dots = np.stack([_dot(first, first), _dot(first, second), _dot(second, second)], axis=1)
-        # the part of the second edge across the first: aa bb - ab², its square times aa, loses all digits on thin ones
-        across = second
-        for _ in range(2):
-            share = np.divide(
-                _dot(first, across), self._dots[:, 0], out=np.zeros(len(first)), where=self._dots[:, 0] > 0
-            )
-            across = across - share[:, None] * first
-        self._across = across
-
-    def closest(self, queries: FloatArray, triangles: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Closest point of triangle ``triangles[n]`` to ``queries[n]``: points, distances, barycentric.
-
-        The point of a triangle nearest to p is the foot of p on its plane where that falls inside, else the
-        nearest point of the three edges: the regions of C. Ericson, Real-Time Collision Detection (2005),
-        section 5.1.5. Rather than by the signs that tell the regions apart, which lose their digits on thin
-        triangles, the choice is made by measured distance; a triangle without area is served by its edges.
-        """
-        origin, first, second = self._origin[triangles], self._first[triangles], self._second[triangles]
-        aa, ab, bb = self._dots[triangles].T
-        offset = queries - origin
-        along_first, along_second = _dot(offset, first), _dot(offset, second)
-
-        w_third = _clamped_ratio((along_second - along_first) - (ab - aa), aa - 2.0 * ab + bb)
-        across = self._across[triangles]
-        height = _dot(across, across)
-        has_area = (aa > 0) & (height > 0)
-        w_inside = _dot(offset, across) / np.where(has_area, height, 1.0)
-        v_inside = (along_first - w_inside * ab) / np.where(has_area, aa, 1.0)
-        inside = has_area & (v_inside >= 0) & (w_inside >= 0) & (v_inside + w_inside <= 1)
-
-        zero = np.zeros(len(queries))
-        best_v, best_w = _clamped_ratio(along_first, aa), zero
-        best = _squared_residual(offset, first, second, best_v, best_w)
-        for v, w in (
-            (zero, _clamped_ratio(along_second, bb)),
-            (1.0 - w_third, w_third),
-            (np.where(inside, v_inside, 0.0), np.where(inside, w_inside, 0.0)),
-        ):
-            squared = _squared_residual(offset, first, second, v, w)
-            nearer = squared < best
-            best = np.where(nearer, squared, best)
-            best_v, best_w = np.where(nearer, v, best_v), np.where(nearer, w, best_w)
-        barycentric = np.stack([np.maximum(1.0 - best_v - best_w, 0.0), best_v, best_w], axis=1)
-        points = origin + best_v[:, None] * first + best_w[:, None] * second
-        return points, np.sqrt(best), barycentric
-
-
-def _dot(first: FloatArray, second: FloatArray) -> FloatArray:
-    return np.einsum("nd,nd->n", first, second)
-
-
-def _clamped_ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    """``numerator / denominator`` in [0, 1], and 0 where an edge has no length."""
-    ratio = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-    return np.clip(ratio, 0.0, 1.0)
-
-
-def _squared_residual(
-    offset: FloatArray, first: FloatArray, second: FloatArray, v: FloatArray, w: FloatArray
-) -> FloatArray:
-    residual = offset - v[:, None] * first - w[:, None] * second
-    return _dot(residual, residual)
-
-
-class _BoxTree:
-    """A complete binary tree of boxes over triangles; the children of node ``n`` are ``2n`` and ``2n + 1``.
-
-    Attributes
-    ----------
-    depth : int
-        Level of the leaves; the root is level 0.
-    members : array of int, shape (2**depth, leaf size)
-        Triangles of each leaf. Where their number does not come out even, some are listed twice.
-    """
-
-    def __init__(self, corners: FloatArray) -> None:
-        self.depth = max(int(np.ceil(np.log2(max(len(corners), 1) / _LEAF))), 0)
-        leaves = 2**self.depth
-        size = -(-len(corners) // leaves) * leaves
-        order = np.arange(size) % len(corners)
-        centres = corners.mean(axis=1)
-        by_axis = np.ascontiguousarray(corners.transpose(2, 0, 1))
-        self._boxes = []
-        for level in range(self.depth + 1):
-            nodes = order.reshape(2**level, -1)
-            self._boxes.append(_boxes(by_axis[:, nodes].transpose(1, 0, 2, 3).reshape(len(nodes), 3, -1)))
-            if level < self.depth:
-                inside = centres[nodes]
-                axis = np.ptp(inside, axis=1).argmax(axis=1)
-                along = np.take_along_axis(inside, axis[:, None, None], axis=2)[..., 0]
-                rank = np.argpartition(along, nodes.shape[1] // 2, axis=1)
-                order = np.take_along_axis(nodes, rank, axis=1).ravel()
-        self.members = order.reshape(leaves, -1)
-
-    def distances(self, level: int, points: FloatArray, nodes: IntArray) -> FloatArray:
-        """A lower bound of the distance from each point to all that the given node of this level holds."""
-        boxes = self._boxes[level][nodes]
-        offset = points - boxes[:, :3]
-        squared, largest = np.zeros(len(nodes)), np.zeros(len(nodes))
-        for axis in range(3):
-            along = np.abs(_dot(offset, boxes[:, 3 + 3 * axis : 6 + 3 * axis]))
-            np.maximum(largest, along, out=largest)
-            along -= boxes[:, 12 + axis]
-            np.maximum(along, 0.0, out=along)
-            squared += along * along
-        # Rounded down by far more than the rounding of the lines above, so that it stays a bound.
-        return np.sqrt(squared) * (1.0 - 1e-12) - 1e-14 * largest
-
-
-def _boxes(points: FloatArray) -> FloatArray:
-    """Boxes around point sets (n, 3, k) along their principal axes: centre, three axes, half sizes, (n, 15).
-
-    One row a box, because a single look-up of a row is quicker than three.
-    """
-    mean = points.mean(axis=2, keepdims=True)
-    offset = points - mean
-    axes = np.linalg.eigh(offset @ offset.transpose(0, 2, 1))[1]
-    local = axes.transpose(0, 2, 1) @ offset
-    low, high = local.min(axis=2), local.max(axis=2)
-    centres = mean[..., 0] + np.einsum("nij,nj->ni", axes, 0.5 * (low + high))
-    rounding = 8 * np.finfo(np.float64).eps * np.abs(points).max()
-    rows = axes.transpose(0, 2, 1).reshape(-1, 9)
-    return np.concatenate([centres, rows, 0.5 * (high - low) + rounding], axis=1)
