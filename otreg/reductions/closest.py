@@ -13,6 +13,9 @@ from otreg.reductions.library import ClosestProblem
 SMALLEST_TO_DIVIDE = 1024
 """Points below which starting threads costs more than it saves."""
 
+UNSORTED = 16
+"""Points among which the library's order has none, as library.c says."""
+
 
 class TriangleTree:
     """Triangles prepared for the library, which must be there (:func:`otreg.reductions.compiled.is_available`).
@@ -30,7 +33,7 @@ class TriangleTree:
         built = library.find()
         assert built is not None
         leaf = int(built.otreg_closest_leaf())
-        order = compiled.near_order(torch.from_numpy(np.ascontiguousarray(corners.mean(axis=1)))).numpy()
+        order = _near_order(np.ascontiguousarray(corners.mean(axis=1)), leaf)
         self._names, self._triangles = order, np.ascontiguousarray(prepared[order])
         self._leaves = 1
         while self._leaves * leaf < len(order):
@@ -85,3 +88,19 @@ class TriangleTree:
         threads = torch.get_num_threads() if len(queries) >= SMALLEST_TO_DIVIDE else 1
         built.otreg_closest(ctypes.byref(problem), len(queries), threads)
         return found, squared
+
+
+def _near_order(points: np.ndarray, leaf: int) -> np.ndarray:
+    """An order of points (N, 3) in which any ``leaf`` from a multiple of it on are near."""
+    # sorted on where the library stops
+    order = compiled.near_order(torch.from_numpy(points)).numpy()
+    whole = len(order) // UNSORTED * UNSORTED
+    size = UNSORTED
+    while size > leaf:
+        groups = order[:whole].reshape(-1, size)
+        places = points[groups]
+        axis = np.ptp(places, axis=1).argmax(axis=1)
+        along = np.take_along_axis(places, axis[:, None, None], axis=2)[:, :, 0]
+        order[:whole] = np.take_along_axis(groups, along.argsort(axis=1, kind="stable"), axis=1).ravel()
+        size //= 2
+    return order

@@ -18,9 +18,6 @@ from otreg.reductions.library import NearProblem, pointer
 MOST_STRIPS = 1 << 16
 """That columns are put into; strips are wider than the radius where more would be needed."""
 
-MOST_FOR_NEAREST = 50
-"""Pairs for each point beyond which a tree finds the nearest more quickly."""
-
 SMALLEST_TO_DIVIDE = 4096
 """Rows below which starting threads costs more than it saves."""
 
@@ -58,37 +55,6 @@ def near_pairs(
     if compiled.is_available():
         return _by_strips(torch.from_numpy(rows), torch.from_numpy(columns), radius, most)
     return _by_trees(rows, columns, radius, most)
-
-
-def nearest(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Row of the nearest of y to each of x, quick where most lie within a radius that has few of y in it.
-
-    Parameters
-    ----------
-    x, y : array, shapes (N, D) and (M, D)
-        Finite; taken in single precision. M at least 1.
-    radius : float
-        Where there is none within it, a tree is asked.
-
-    Returns
-    -------
-    array of int, shape (N,)
-    """
-    pairs = near_pairs(x, y, radius, MOST_FOR_NEAREST * len(x))
-    found = np.full(len(x), -1)
-    if pairs is not None and pairs.nnz:
-        counts = np.diff(pairs.indptr)
-        some = np.flatnonzero(counts)
-        least = np.minimum.reduceat(pairs.data, pairs.indptr[some])
-        hits = np.flatnonzero(pairs.data == np.repeat(least, counts[some]))
-        # of equally near ones whichever comes first
-        rows = np.repeat(some, counts[some])[hits]
-        first = np.flatnonzero(np.diff(rows, prepend=-1))
-        found[rows[first]] = pairs.indices[hits[first]]
-    left = np.flatnonzero(found < 0)
-    if len(left):
-        found[left] = cKDTree(y).query(x[left])[1]
-    return found
 
 
 def _by_trees(x: np.ndarray, y: np.ndarray, radius: float, most: int | None) -> sparse.csr_matrix | None:

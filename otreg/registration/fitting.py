@@ -60,10 +60,12 @@ class Residuals:
         self.tangential = np.where(self.normals.any(axis=1), tangential, 1.0)
         offset = match.targets - current.points
         quadratic = (offset * self.apply(offset)).sum(axis=1) / (1.0 + 2.0 * self.tangential)
-        self.variance = float(self.mass @ quadratic) / max(float(self.mass.sum()), 1e-300)
+        # sums of products, and not NumPy's product of vectors: see _gradient
+        total = max(float(self.mass.sum()), 1e-300)
+        self.variance = float((self.mass * quadratic).sum()) / total
         self.variance += blur_variance * blur**2
         squared = (offset**2).sum(axis=1)
-        self.distance = float(np.sqrt(self.mass @ squared / max(float(self.mass.sum()), 1e-300)))
+        self.distance = float(np.sqrt((self.mass * squared).sum() / total))
 
     def apply(self, vectors: FloatArray) -> FloatArray:
         """``A_i v_i``, (n, 3)."""
@@ -224,7 +226,7 @@ class CoarseFit:
 
     def gradient(self) -> FloatArray:
         """Jacobian of the map fitted last at the starting points, (n, 3, 3)."""
-        slopes = _weighted_sum(self._at_start, -self.variances / np.square(self.level.widths)).numpy()
+        slopes = _weighted_sum(self._at_start, -self.variances / np.square(self.level.widths))
         return _gradient(slopes, self.start.points, self.control_points, self.coefficients)
 
 
@@ -249,7 +251,13 @@ def _weighted_sum(kernels: Tensor, weights: FloatArray) -> Tensor:
 def _gradient(slopes: Any, points: FloatArray, controls: FloatArray, coefficients: FloatArray) -> FloatArray:
     """``I + Σ_c s_ic p_c (x_i - z_c)ᵀ``: Jacobian of a radial spline, one product for all; s is ``k'(r)/r`` (n, m)."""
     outer = (coefficients[:, :, None] * controls[:, None, :]).reshape(-1, 9)
-    sums = slopes @ np.concatenate([coefficients, outer], axis=1)
+    columns = np.concatenate([coefficients, outer], axis=1)
+    # not by NumPy, whose threads wait for more work on the cores that others have been given
+    sums = (
+        (slopes @ torch.from_numpy(columns).to(slopes)).numpy()
+        if isinstance(slopes, Tensor)
+        else slopes @ columns
+    )
     near = sums[:, :3, None] * points[:, None, :] - sums[:, 3:].reshape(-1, 3, 3)
     return np.asarray(np.eye(3) + near, dtype=np.float64)
 

@@ -56,13 +56,17 @@ class Pipeline(Stages):
     """The stages of one run, from the rigid start to the finest map."""
 
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
-        self._rigid(preset, landmarks)
+        deformable = preset in ("spline", "diffeo")
+        # samples for later need no pose
+        _, late = together(
+            partial(self._rigid, preset, landmarks), self._late_samples if deformable else lambda: None
+        )
         self.watch.step("rigid start")
         if preset == "affine":
             self._affine()
-        if preset in ("spline", "diffeo"):
-            self.late = self._late_samples()
-            # Samples for later are made beside fits that need none of them.
+        if deformable:
+            self.late = late
+            # nor do the fits of either start need those of the fine levels
             start = self._coarse_from_either_start(sampling=preset == "spline")
             samples = self.fine
             if preset == "diffeo":

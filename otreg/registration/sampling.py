@@ -11,7 +11,6 @@ import torch
 from scipy.spatial import cKDTree
 
 from otreg.reductions import compiled
-from otreg.reductions.near import nearest
 from otreg.surface import FloatArray, IntArray, Surface
 
 
@@ -130,21 +129,12 @@ def sample_shape(surface: Surface, count: int, seed: int) -> Samples:
     features = np.concatenate([points, 0.1 * normals], axis=1)
     # a few candidates suffice for even spacing
     chosen = farthest_points(features[: 4 * count], count, seed) if exact else thinned(features, count)
-    owner = _owners(features, chosen)
+    owner = cKDTree(features[chosen]).query(features)[1]
     return Samples(
         points[chosen],
         unit(normals[chosen]),
         np.asarray(np.bincount(owner, mass, len(chosen)), dtype=np.float64),
     )
-
-
-def _owners(features: FloatArray, chosen: IntArray) -> IntArray:
-    """Which of the chosen is the nearest to each row: the last one chosen is about as far as any from those before."""
-    there = features[chosen]
-    if len(there) == 1:
-        return np.zeros(len(features), np.int64)
-    spacing = float(np.sqrt(((there[:-1] - there[-1]) ** 2).sum(axis=1).min()))
-    return nearest(features, there, spacing)
 
 
 def deformed(samples: Samples, points: FloatArray, gradient: FloatArray) -> Samples:

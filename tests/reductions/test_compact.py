@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from otreg.reductions import compact, compiled, mixed
 from otreg.reductions.compact import sums_over_near_pairs
 from otreg.reductions.mixed import MixedKernel
-from otreg.reductions.near import nearest
 
 
 def dense(x: torch.Tensor, z: torch.Tensor, v: torch.Tensor, width: float, order: int) -> torch.Tensor:
@@ -99,16 +97,3 @@ def test_kernels_take_this_way_where_no_gradient_is_wanted(
         torch.testing.assert_close(
             one, two.detach(), rtol=1e-8 if offset else 1e-11, atol=1e-8 if offset else 1e-11
         )
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(0, 200), columns=st.integers(1, 100), radius=st.floats(1e-3, 3.0), seed=st.integers(0, 9)
-)
-def test_nearest_is_the_nearest(rows: int, columns: int, radius: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x, y = rng.normal(size=(rows, 4)).astype(np.float32), rng.normal(size=(columns, 4)).astype(np.float32)
-    found = nearest(x, y, radius)
-    squared = ((x[:, None].astype(np.float64) - y[None]) ** 2).sum(axis=2)
-    assert found.shape == (rows,)
-    np.testing.assert_allclose(squared[np.arange(rows), found], squared.min(axis=1), rtol=1e-5, atol=1e-6)

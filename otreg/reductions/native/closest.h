@@ -3,7 +3,7 @@
 // Triangles come in an order in which neighbours are near, LEAF of them in a box. Of two boxes the nearer one is opened first;
 // one that is farther than the nearest triangle so far is not opened.
 
-#define LEAF 8
+#define LEAF 4
 #define DEEPEST 128
 
 typedef struct {
