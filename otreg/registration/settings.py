@@ -43,7 +43,7 @@ class Settings:
     fine_stiffness : float
         Weight of a fine spline's energy, multiplied by the variance of the residual itself. ``diffeo`` also tries a
         third of it, a ninth and a 27th, with 1.6 times the reach and two thirds of the normals' weight, as long as
-        surfaces are apart and come clearly closer (docs/decisions/0017).
+        surfaces are apart and come clearly closer (docs/decisions/0017), and then a third of the normals' weight.
     landmark_error : float
         Standard deviation of given landmarks, as a share of FIXED's diameter: how closely maps follow them.
     attachment_iterations : int

@@ -16,10 +16,22 @@ from scipy.spatial.transform import Rotation
 from otreg.errors import InputError
 from otreg.io import read
 from otreg.proximity import SurfaceIndex, closest_points
+from otreg.reductions import compiled
+from otreg.reductions.closest import TriangleTree
 from otreg.surface import Surface
 from tests.support import shared_data
 
 Vector = list[Fraction]
+
+
+@pytest.fixture(params=["library", "boxes"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to find them; the first where the library was built."""
+    if request.param == "boxes":
+        monkeypatch.setattr(compiled, "is_available", lambda: False)
+    elif not compiled.is_available():
+        pytest.skip("built without a C compiler")
+    return str(request.param)
 
 
 def dot(a: Vector, b: Vector) -> Fraction:
@@ -277,3 +289,45 @@ def test_farthest_is_the_largest_of_all_distances(at_least: float) -> None:
             SurfaceIndex(surface).farthest([[np.nan, 0.0, 0.0]])
         with pytest.raises(InputError):
             SurfaceIndex(surface).farthest(np.zeros((3, 2)))
+
+
+def test_both_ways_find_the_same_distances(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    if way == "boxes":
+        pytest.skip("compared once")
+    surface = read(shared_data("talus/KSBL_L_01_talus.ply"))
+    rng = np.random.default_rng(1)
+    queries = surface.sample(3000, rng)[0] + 0.01 * surface.diameter * rng.normal(size=(3000, 3))
+    library = SurfaceIndex(surface)
+    monkeypatch.setattr(compiled, "is_available", lambda: False)
+    boxes = SurfaceIndex(surface)
+    near = 0.01 * surface.diameter
+    for limit in (None, near):
+        one, other = (index.closest(queries, max_distance=limit).distances for index in (library, boxes))
+        assert np.array_equal(np.isfinite(one), np.isfinite(other))
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12 * surface.diameter)
+    assert library.farthest(queries) == pytest.approx(boxes.farthest(queries), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 16, 17, 63, 64, 65, 200])
+def test_trees_of_any_size(count: int, way: str) -> None:
+    """Whole leaves, parts of one, and leaves that stay empty; the first of equally near triangles."""
+    if way == "boxes":
+        pytest.skip("of the library alone")
+    rng = np.random.default_rng(count)
+    corners = rng.normal(size=(count, 3, 3))
+    corners[count // 2] = corners[0]  # the same triangle twice
+    surface = Surface(corners.reshape(-1, 3), np.arange(3 * count).reshape(-1, 3))
+    queries = rng.normal(size=(300, 3)) * 2.0
+    index = SurfaceIndex(surface)
+    tree = index._tree
+    assert isinstance(tree, TriangleTree)
+    each = [SurfaceIndex(Surface(triangle, [[0, 1, 2]])).closest(queries).distances for triangle in corners]
+    rows, squared = tree.nearest(queries)
+    np.testing.assert_allclose(np.sqrt(squared), np.min(each, axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(rows, np.argmin(each, axis=0))
+    limit = float(np.median(np.min(each, axis=0)))
+    assert np.array_equal(tree.nearest(queries, limit)[0] < 0, np.min(each, axis=0) > limit)
+    reached = np.sqrt(tree.nearest(queries, enough=limit)[1])
+    far = np.min(each, axis=0) > limit
+    np.testing.assert_allclose(reached[far], np.min(each, axis=0)[far], rtol=1e-12)
+    assert (reached[~far] <= limit).all()
