@@ -12,13 +12,13 @@ from otreg.reductions.near import near_pairs
 from otreg.reductions.radial import wendland_profile
 from otreg.reductions.sparse import SparseMatrix
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 4096
 """Points whose pairs are found and summed together: what they take is given back before the next."""
 
-PAIRS_AT_ONCE = 1 << 19
+PAIRS_AT_ONCE = 1 << 17
 """Most pairs of these; where they have more, fewer points are taken."""
 
-FEWEST_ROWS = 512
+FEWEST_ROWS = 128
 """Below that many (a thousand near centres each), products of matrices are quicker than pairs."""
 
 MARGIN = 1e-4
