@@ -122,8 +122,8 @@ class SurfaceIndex:
         queries : array_like, shape (Q, 3)
             May be empty.
         at_least : float
-            A distance that is known already: queries whose distance to the triangle with the nearest centre is no
-            larger cannot raise it, and are not searched for. Default 0: nothing is known.
+            A distance that is known already: queries that lie no farther from some triangle cannot raise it, and
+            are not searched for any further. Default 0: nothing is known.
 
         Returns
         -------

@@ -36,8 +36,7 @@ def sums_over_near_pairs(
     Parameters
     ----------
     points, centres : Tensor, shapes (N, 3) and (M, 3)
-        Finite, on a CPU, M at least 1, coordinates up to
-        :data:`MOST_WIDTHS` widths.
+        Finite, on a CPU, M at least 1, coordinates up to :data:`MOST_WIDTHS` widths.
     parts : sequence of int and Tensor of shape (M, V)
         Order of derivative with respect to (r / width)², and values.
     width : float

@@ -155,14 +155,12 @@ class MixedKernel:
     def _sums_without_gradients(
         self, points: Tensor, centres: Tensor, parts: Sequence[Part]
     ) -> list[Tensor] | None:
-        """The sums for one compact kernel over pairs that the library finds; None where that is not the quickest."""
+        """The sums for one compact kernel over near pairs, found first; None where another way serves better."""
         tensors = (points, centres, *(values for _, values in parts))
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return None
-        extent = (
-            float(torch.stack([points.detach().abs().amax(), centres.detach().abs().amax()]).amax())
-            if len(points)
-            else 0.0
+        extent = max(
+            (float(part.detach().abs().amax()) for part in (points, centres) if len(part)), default=0.0
         )
         if points.device.type != "cpu" or points.dtype not in TYPES or extent > MOST_WIDTHS * self.width:
             return None
