@@ -29,6 +29,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+@pytest.fixture(params=["library", "without"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether the library in C is used, where it was built, or what stands in for it without a compiler."""
+    from otreg.reductions import compiled
+
+    if request.param == "without":
+        monkeypatch.setattr(compiled, "is_available", lambda: False)
+    elif not compiled.is_available():
+        pytest.skip("built without a C compiler")
+    return str(request.param)
+
+
 @pytest.fixture
 def settings_of_the_caller_stay() -> Iterator[None]:
     """Whatever runs, the caller's device, dtype, random numbers and switches stay as they were."""

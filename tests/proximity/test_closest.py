@@ -21,17 +21,9 @@ from otreg.reductions.closest import TriangleTree
 from otreg.surface import Surface
 from tests.support import shared_data
 
+pytestmark = pytest.mark.usefixtures("way")
+
 Vector = list[Fraction]
-
-
-@pytest.fixture(params=["library", "boxes"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to find them; the first where the library was built."""
-    if request.param == "boxes":
-        monkeypatch.setattr(compiled, "is_available", lambda: False)
-    elif not compiled.is_available():
-        pytest.skip("built without a C compiler")
-    return str(request.param)
 
 
 def dot(a: Vector, b: Vector) -> Fraction:
@@ -292,7 +284,7 @@ def test_farthest_is_the_largest_of_all_distances(at_least: float) -> None:
 
 
 def test_both_ways_find_the_same_distances(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    if way == "boxes":
+    if way == "without":
         pytest.skip("compared once")
     surface = read(shared_data("talus/KSBL_L_01_talus.ply"))
     rng = np.random.default_rng(1)
@@ -311,7 +303,7 @@ def test_both_ways_find_the_same_distances(monkeypatch: pytest.MonkeyPatch, way:
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 16, 17, 63, 64, 65, 200])
 def test_trees_of_any_size(count: int, way: str) -> None:
     """Whole leaves, parts of one, and leaves that stay empty; the first of equally near triangles."""
-    if way == "boxes":
+    if way == "without":
         pytest.skip("of the library alone")
     rng = np.random.default_rng(count)
     corners = rng.normal(size=(count, 3, 3))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otreg.reductions import compact, compiled, mixed
+from otreg.reductions import compact, mixed
 from otreg.reductions.compact import sums_over_near_pairs
 from otreg.reductions.mixed import MixedKernel
 
@@ -25,7 +25,7 @@ def dense(x: torch.Tensor, z: torch.Tensor, v: torch.Tensor, width: float, order
     return profile @ v.double()
 
 
-@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=30, deadline=None)
 @given(
@@ -34,21 +34,14 @@ def dense(x: torch.Tensor, z: torch.Tensor, v: torch.Tensor, width: float, order
     width=st.floats(0.05, 3.0),
     seed=st.integers(0, 10),
 )
-def test_against_all_pairs(
-    library: bool, dtype: torch.dtype, rows: int, columns: int, width: float, seed: int
-) -> None:
-    if library and not compiled.is_available():
-        pytest.skip("built without a C compiler")
+def test_against_all_pairs(dtype: torch.dtype, rows: int, columns: int, width: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, z, v, w = (
         torch.randn(count, size, generator=generator, dtype=torch.float64).to(dtype)
         for count, size in ((rows, 3), (columns, 3), (columns, 2), (columns, 4))
     )
     x[: min(rows, columns) // 2] = z[: min(rows, columns) // 2]  # points on centres
-    with pytest.MonkeyPatch.context() as patch:
-        if not library:
-            patch.setattr(compiled, "is_available", lambda: False)
-        found = sums_over_near_pairs(x, z, [(0, v), (1, w), (0, w)], width)
+    found = sums_over_near_pairs(x, z, [(0, v), (1, w), (0, w)], width)
     assert found is not None
     exact = 1e-12 if dtype == torch.float64 else 2e-5
     for part, (order, values) in zip(found, [(0, v), (1, w), (0, w)], strict=True):

@@ -16,16 +16,6 @@ from otreg.reductions.near import near_pairs
 from tests.support import ROOT
 
 
-@pytest.fixture(params=["library", "trees"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to find them; the first where the library was built."""
-    if request.param == "trees":
-        monkeypatch.setattr(compiled, "is_available", lambda: False)
-    elif not compiled.is_available():
-        pytest.skip("built without a C compiler")
-    return str(request.param)
-
-
 def compare(x: np.ndarray, y: np.ndarray, radius: float) -> None:
     """Every pair that is clearly within, none that is clearly beyond, each once."""
     found = near_pairs(x, y, radius)
