@@ -13,9 +13,6 @@ from otreg.reductions.library import ClosestProblem
 SMALLEST_TO_DIVIDE = 1024
 """Points below which starting threads costs more than it saves."""
 
-UNSORTED = 16
-"""Points among which the library's order has none, as library.c says."""
-
 
 class TriangleTree:
     """Triangles prepared for the library, which must be there (:func:`otreg.reductions.compiled.is_available`).
@@ -33,7 +30,7 @@ class TriangleTree:
         built = library.find()
         assert built is not None
         leaf = int(built.otreg_closest_leaf())
-        order = _near_order(np.ascontiguousarray(corners.mean(axis=1)), leaf)
+        order = _near_order(np.ascontiguousarray(corners.mean(axis=1)), int(built.otreg_unordered()), leaf)
         self._names, self._triangles = order, np.ascontiguousarray(prepared[order])
         self._leaves = 1
         while self._leaves * leaf < len(order):
@@ -90,12 +87,13 @@ class TriangleTree:
         return found, squared
 
 
-def _near_order(points: np.ndarray, leaf: int) -> np.ndarray:
-    """An order of points (N, 3) in which any ``leaf`` from a multiple of it on are near."""
-    # sorted on where the library stops
+def _near_order(points: np.ndarray, size: int, leaf: int) -> np.ndarray:
+    """An order of points (N, 3) in which any ``leaf`` from a multiple of it on are near.
+
+    The library's has none among ``size`` points: it is halved on from there.
+    """
     order = compiled.near_order(torch.from_numpy(points)).numpy()
-    whole = len(order) // UNSORTED * UNSORTED
-    size = UNSORTED
+    whole = len(order) // size * size
     while size > leaf:
         groups = order[:whole].reshape(-1, size)
         places = points[groups]

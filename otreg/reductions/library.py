@@ -79,7 +79,7 @@ def load(path: str) -> ctypes.CDLL | None:
         library.otreg_near.argtypes = [ctypes.POINTER(NearProblem), _WHOLE, _WHOLE]
         library.otreg_closest.restype = None
         library.otreg_closest.argtypes = [ctypes.POINTER(ClosestProblem), _WHOLE, _WHOLE]
-        library.otreg_closest_leaf.restype = ctypes.c_int
+        library.otreg_closest_leaf.restype = library.otreg_unordered.restype = ctypes.c_int
     except (OSError, AttributeError):
         return None
     return library

@@ -32,6 +32,7 @@ EXPORT void *PyInit__library(void) { return NULL; }
 EXPORT int otreg_most_dimensions(void) { return MOST_DIMENSIONS; }
 EXPORT int otreg_most_channels(void) { return MOST_CHANNELS; }
 EXPORT int otreg_most_orders(void) { return MOST_ORDERS; }
+EXPORT int otreg_unordered(void) { return SMALLEST; }
 
 // defined from outside: only what any processor can run
 #if !defined(OTREG_PLAIN) && (defined(__x86_64__) || defined(__i386__))
