@@ -57,15 +57,15 @@ class Pipeline(Stages):
 
     def run(self, preset: str, landmarks: tuple[Landmarks, Landmarks] | None) -> None:
         deformable = preset in ("spline", "diffeo")
-        # samples for later need no pose
-        _, late = together(
-            partial(self._rigid, preset, landmarks), self._late_samples if deformable else lambda: None
-        )
+        if deformable:
+            # samples for later need no pose
+            _, self.late = together(partial(self._rigid, preset, landmarks), self._late_samples)
+        else:
+            self._rigid(preset, landmarks)
         self.watch.step("rigid start")
         if preset == "affine":
             self._affine()
         if deformable:
-            self.late = late
             # nor do the fits of either start need those of the fine levels
             start = self._coarse_from_either_start(sampling=preset == "spline")
             samples = self.fine
