@@ -26,6 +26,7 @@ _OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Dice of labels, mean", ("dice", "mean")),
     ("triangles flipped (share)", ("triangles", "flipped")),
     ("triangles degenerate (share)", ("triangles", "degenerate")),
+    ("needles flipped (share)", ("triangles", "needles_flipped")),
     ("log det J, smallest", ("log_jacobian", "min")),
     ("log det J, standard deviation", ("log_jacobian", "std")),
     ("folded, det J <= 0 (share)", ("log_jacobian", "folded")),

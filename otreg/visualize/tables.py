@@ -49,6 +49,7 @@ _ROWS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         (
             ("triangles turned over", ("triangles", "flipped"), "share"),
             ("triangles without area", ("triangles", "degenerate"), "share"),
+            ("needles turned over (any bend does that)", ("triangles", "needles_flipped"), "share"),
             ("folded at vertices (det J ≤ 0)", ("log_jacobian", "folded"), "share"),
             ("folded in the space around", ("log_jacobian_around", "folded"), "share"),
             ("log det J, smallest", ("log_jacobian", "min"), "number"),
